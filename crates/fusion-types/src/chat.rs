@@ -1,0 +1,249 @@
+//! Chat as the OpenAI dialect has it: the request that goes to an engine, and the events that come back.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// A chat for one model, checked at the edge. Serialized as it is, it is the body of the engine's `/v1/chat/completions`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChatRequest {
+    pub model: String,
+    pub messages: Vec<Message>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub stop: Vec<String>,
+    /// Most tokens to generate; without it as many as the context has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    #[serde(flatten)]
+    pub sampling: Sampling,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
+    #[serde(default)]
+    pub stream: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    pub role: Role,
+    #[serde(default, deserialize_with = "text_content")]
+    pub content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Message {
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), name: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Developer => "developer",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// How the next token is drawn. `None` leaves the choice to the engine's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sampling {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// What a generation says, in order: deltas, then one finish, then one usage.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChatEvent {
+    Delta(Delta),
+    Finish(FinishReason),
+    Usage(Usage),
+}
+
+/// What was added to the answer. Never splits a UTF-8 character, never holds a part of a stop string.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+}
+
+impl Delta {
+    pub fn text(content: impl Into<String>) -> Self {
+        Self { content: Some(content.into()), ..Self::default() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    Stop,
+    Length,
+    ToolCalls,
+}
+
+/// Tokens read and written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    #[serde(default)]
+    pub completion_tokens: u32,
+    pub total_tokens: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+}
+
+impl Usage {
+    pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokensDetails {
+    pub cached_tokens: u32,
+}
+
+/// One `chat.completion.chunk` on the wire, from an engine or to a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChatChunk {
+    #[serde(default)]
+    pub id: String,
+    #[serde(default)]
+    pub object: String,
+    #[serde(default)]
+    pub created: i64,
+    #[serde(default)]
+    pub model: String,
+    #[serde(default)]
+    pub choices: Vec<ChunkChoice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChunkChoice {
+    #[serde(default)]
+    pub index: u32,
+    #[serde(default)]
+    pub delta: Delta,
+    pub finish_reason: Option<FinishReason>,
+}
+
+impl ChatChunk {
+    pub const OBJECT: &str = "chat.completion.chunk";
+
+    /// The events that a chunk carries, in order.
+    pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+        let choices = self.choices.into_iter().flat_map(|choice| {
+            let delta = Some(choice.delta).filter(|delta| *delta != Delta::default()).map(ChatEvent::Delta);
+            delta.into_iter().chain(choice.finish_reason.map(ChatEvent::Finish))
+        });
+        choices.chain(self.usage.map(ChatEvent::Usage))
+    }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum Stop {
+        None,
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Stop::deserialize(deserializer)? {
+        Stop::None => Vec::new(),
+        Stop::One(text) => vec![text],
+        Stop::Many(list) => list,
+    })
+}
+
+/// Message content: a string, null, or a list of text parts. Other parts are refused where the request is read.
+fn text_content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of text parts")]
+    enum Content {
+        None,
+        Text(String),
+        Parts(Vec<Part>),
+    }
+    #[derive(Deserialize)]
+    #[serde(tag = "type", rename_all = "snake_case")]
+    enum Part {
+        Text { text: String },
+    }
+    Ok(match Content::deserialize(deserializer)? {
+        Content::None => String::new(),
+        Content::Text(text) => text,
+        Content::Parts(parts) => parts.into_iter().map(|Part::Text { text }| text).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_text_parts_and_a_single_stop() {
+        let request: ChatRequest = serde_json::from_str(
+            r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],
+                "stop":"x","temperature":0.5}"#,
+        )
+        .unwrap();
+        assert_eq!(request.messages[0].content, "ab");
+        assert_eq!(request.stop, ["x"]);
+        assert_eq!(request.sampling.temperature, Some(0.5));
+    }
+
+    #[test]
+    fn a_chunk_becomes_its_events() {
+        let chunk: ChatChunk = serde_json::from_str(
+            r#"{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}],
+                "usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#,
+        )
+        .unwrap();
+        let events: Vec<_> = chunk.into_events().collect();
+        assert_eq!(
+            events,
+            [ChatEvent::Delta(Delta::text("hi")), ChatEvent::Finish(FinishReason::Stop), ChatEvent::Usage(Usage::new(1, 2))]
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! Ids: a prefix that names the kind, then a UUIDv7, so that ids sort by creation and can't be guessed.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub const PREFIX: &str = $prefix;
+
+            /// A fresh id.
+            pub fn generate() -> Self {
+                Self(format!(concat!($prefix, "{}"), uuid::Uuid::now_v7().simple()).into())
+            }
+
+            /// An id that came from outside; whether it exists is the store's to say.
+            pub fn from_text(text: &str) -> Self {
+                Self(text.into())
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+ids! {
+    JobId = "job-";
+    WorkflowId = "wf-";
+    RunId = "run-";
+    WebhookId = "wh-";
+    DeliveryId = "dlv-";
+    DocumentId = "doc-";
+    ChunkId = "chunk-";
+    /// Echoed in `X-Request-ID`; may come from the client.
+    RequestId = "req-";
+}
