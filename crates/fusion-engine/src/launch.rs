@@ -52,11 +52,17 @@ pub struct Launch {
 
 impl Launch {
     pub fn option(&self, key: &str) -> Option<&str> {
-        self.options.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.options
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 }
 
 fn key_value(text: &str) -> Result<(String, String)> {
-    let (key, value) = text.split_once('=').ok_or_else(|| Error::invalid("option", "expected KEY=VALUE"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::invalid("option", "expected KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -68,5 +68,8 @@ pub trait Engine: Sized + Send + Sync + 'static {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::new(ErrorCode::UnsupportedOperation, format!("this model does not support {what}"))
+    Error::new(
+        ErrorCode::UnsupportedOperation,
+        format!("this model does not support {what}"),
+    )
 }
