@@ -1,1 +1,14 @@
-//! placeholder
+//! Models as child processes in one memory budget: what can be loaded, what is, who may use it, and what has to go.
+//!
+//! [`Models`] is a cheap handle on the registry, one task that owns everything that changes. What the registry does is decided
+//! by a pure scheduler; what it costs is charged by predicted bytes and corrected by measured ones. Engines are children that
+//! speak the dialect of `fusion_types::engine` over a Unix socket.
+
+mod config;
+pub mod download;
+mod models;
+mod report;
+
+pub use config::{Config, EvictionPolicy, ModelDefinition};
+pub use models::Models;
+pub use report::{LoadPlan, LoadReport, LoadRequest, ModelInfo, ModelQueue, QueueStats, UnloadReport};

@@ -1,0 +1,134 @@
+//! What is asked of [`crate::Models`], and what it reports.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fusion_types::{
+    Timestamp,
+    model::{ModelCard, ModelId, ModelStatus, ModelType, Priority},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The body of `POST /v1/models/load`. Unknown fields are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// A local file or folder, the id of a model in the models folder, or a pulled `owner/name[:file-or-quant]`.
+    pub model_path: String,
+    #[serde(default)]
+    pub model_type: Option<ModelType>,
+    #[serde(default)]
+    pub model_id: Option<String>,
+    #[serde(default)]
+    pub context_length: Option<u32>,
+    #[serde(default)]
+    pub priority: Option<Priority>,
+    #[serde(default)]
+    pub pinned: bool,
+    #[serde(default)]
+    pub ttl_seconds: Option<u64>,
+    #[serde(default)]
+    pub concurrency: Option<u32>,
+    /// The plain name of an engine executable.
+    #[serde(default)]
+    pub engine: Option<String>,
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub adapters: Vec<Value>,
+    #[serde(default)]
+    pub draft_model: Option<String>,
+    #[serde(default)]
+    pub options: Map<String, Value>,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+impl LoadRequest {
+    pub fn new(model_path: impl Into<String>) -> Self {
+        Self { model_path: model_path.into(), ..Self::default() }
+    }
+}
+
+/// A model that is loaded now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadReport {
+    pub model_id: ModelId,
+    pub status: ModelStatus,
+    /// Bytes charged to the budget.
+    pub footprint_bytes: u64,
+    /// Zero where the model was loaded already.
+    pub load_time: Duration,
+    /// Models that went to make room.
+    pub evicted: Vec<ModelId>,
+    pub card: ModelCard,
+}
+
+/// What a load would do now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LoadPlan {
+    pub model_id: ModelId,
+    pub already_loaded: bool,
+    /// Whether the load could begin now.
+    pub fits: bool,
+    pub needed_bytes: u64,
+    pub budget_bytes: u64,
+    pub free_bytes: u64,
+    /// Models that would go to make room.
+    pub evict: Vec<ModelId>,
+    /// Resident models that may not be evicted now.
+    pub protected: Vec<ModelId>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnloadReport {
+    pub model_id: ModelId,
+    /// Bytes that went back to the budget; 0 where the model wasn't loaded.
+    pub freed_bytes: u64,
+    pub unload_time: Duration,
+}
+
+/// Everything that is known about a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    pub card: ModelCard,
+    pub engine: String,
+    pub path: String,
+    pub pid: Option<u32>,
+    pub predicted_bytes: Option<u64>,
+    pub measured_bytes: Option<u64>,
+    pub load_time: Option<Duration>,
+    pub loaded_at: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
+    pub active_requests: u32,
+    pub queued_requests: usize,
+    pub request_count: u64,
+    pub error_count: u64,
+    /// Mean time from grant to return of a lease.
+    pub mean_service_time: Option<Duration>,
+    /// Deaths that count towards the `failed` state.
+    pub recent_crashes: u32,
+    pub last_error: Option<String>,
+    /// The last lines that the engine printed.
+    pub log_tail: Vec<String>,
+}
+
+/// Who runs and who waits, over all models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    pub running: u32,
+    pub queued: usize,
+    /// A model's own limit.
+    pub max_queue: usize,
+    /// Slots of the loaded models together.
+    pub slots: u32,
+    pub models: BTreeMap<ModelId, ModelQueue>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModelQueue {
+    pub running: u32,
+    pub queued: usize,
+    pub slots: u32,
+}
