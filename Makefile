@@ -1,0 +1,46 @@
+# What there is to run; `make` alone lists it. PROFILE=dev builds without optimisation (faster to build, slower to run).
+
+PROFILE ?= release
+SHELL := /bin/bash
+
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# The dev binaries are built together with the tests: one set of dependency features, hence one build of everything.
+BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build models demo test lint bench test-clients
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the build tools that are missing (apt; asks unless root or YES=1)
+	@YES="$(YES)" scripts/setup.sh
+
+build: | setup ## build fusiond and its engines
+	$(BUILD)
+
+models: | setup ## fetch the demo models, checked by SHA-256 (QWEN=1: a 1.1 GB one too; VERIFY=1: hash what is there)
+	@python3 scripts/models.py $(if $(QWEN),--qwen) $(if $(VERIFY),--verify)
+
+demo: build models ## build, fetch models, start the server and tour it (DEMO_EXIT=1: end after the tour)
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 demo/tour.py
+
+test: models ## every test, those on real engines and real models included
+	cargo build --workspace --bins --tests
+	cargo test --workspace --doc --quiet
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo cargo nextest run --workspace; cargo nextest run --workspace; \
+	else \
+		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
+	fi
+
+lint: | setup ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+bench: build models ## measure and write bench/RESULTS.md
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 bench/run.py
+
+test-clients: build models ## the official openai Python package against a running server
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" scripts/client-check.sh
