@@ -50,7 +50,13 @@ pub struct Call {
 
 impl Call {
     pub fn interactive(request_id: RequestId, tenant: Tenant) -> Self {
-        Self { request_id, tenant, class: Class::Interactive, deadline: None, depth: 0 }
+        Self {
+            request_id,
+            tenant,
+            class: Class::Interactive,
+            deadline: None,
+            depth: 0,
+        }
     }
 
     pub fn with_class(mut self, class: Class) -> Self {
@@ -67,9 +73,10 @@ impl Call {
     /// `timeout` once the deadline has passed.
     pub fn check_deadline(&self) -> Result<()> {
         match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => {
-                Err(Error::new(ErrorCode::Timeout, "the request's deadline has passed"))
-            }
+            Some(deadline) if Instant::now() >= deadline => Err(Error::new(
+                ErrorCode::Timeout,
+                "the request's deadline has passed",
+            )),
             _ => Ok(()),
         }
     }

@@ -8,7 +8,11 @@ use serde_json::{Map, Value};
 pub struct ChatRequest {
     pub model: String,
     pub messages: Vec<Message>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub stop: Vec<String>,
     /// Most tokens to generate; without it as many as the context has room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +36,11 @@ pub struct Message {
 
 impl Message {
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), name: None }
+        Self {
+            role,
+            content: content.into(),
+            name: None,
+        }
     }
 }
 
@@ -101,7 +109,10 @@ pub struct Delta {
 
 impl Delta {
     pub fn text(content: impl Into<String>) -> Self {
-        Self { content: Some(content.into()), ..Self::default() }
+        Self {
+            content: Some(content.into()),
+            ..Self::default()
+        }
     }
 }
 
@@ -174,8 +185,12 @@ impl ChatChunk {
     /// The events that a chunk carries, in order.
     pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
         let choices = self.choices.into_iter().flat_map(|choice| {
-            let delta = Some(choice.delta).filter(|delta| *delta != Delta::default()).map(ChatEvent::Delta);
-            delta.into_iter().chain(choice.finish_reason.map(ChatEvent::Finish))
+            let delta = Some(choice.delta)
+                .filter(|delta| *delta != Delta::default())
+                .map(ChatEvent::Delta);
+            delta
+                .into_iter()
+                .chain(choice.finish_reason.map(ChatEvent::Finish))
         });
         choices.chain(self.usage.map(ChatEvent::Usage))
     }
@@ -243,7 +258,11 @@ mod tests {
         let events: Vec<_> = chunk.into_events().collect();
         assert_eq!(
             events,
-            [ChatEvent::Delta(Delta::text("hi")), ChatEvent::Finish(FinishReason::Stop), ChatEvent::Usage(Usage::new(1, 2))]
+            [
+                ChatEvent::Delta(Delta::text("hi")),
+                ChatEvent::Finish(FinishReason::Stop),
+                ChatEvent::Usage(Usage::new(1, 2))
+            ]
         );
     }
 }

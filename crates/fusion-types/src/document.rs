@@ -119,8 +119,14 @@ pub struct IndexChange {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum IndexChangeKind {
-    Add { chunk_id: ChunkId, embedding: Vec<f32>, text: String },
-    Remove { chunk_id: ChunkId },
+    Add {
+        chunk_id: ChunkId,
+        embedding: Vec<f32>,
+        text: String,
+    },
+    Remove {
+        chunk_id: ChunkId,
+    },
 }
 
 /// What an index is asked.

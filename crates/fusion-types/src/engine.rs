@@ -93,6 +93,8 @@ pub struct Estimate {
 
 impl Estimate {
     pub fn total(&self) -> u64 {
-        self.weights_bytes.saturating_add(self.context_bytes).saturating_add(self.compute_bytes)
+        self.weights_bytes
+            .saturating_add(self.context_bytes)
+            .saturating_add(self.compute_bytes)
     }
 }

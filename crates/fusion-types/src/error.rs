@@ -22,7 +22,13 @@ pub struct Error {
 
 impl Error {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, details: Value::Null, retry_after: None }
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            details: Value::Null,
+            retry_after: None,
+        }
     }
 
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
@@ -30,7 +36,10 @@ impl Error {
     }
 
     pub fn not_implemented(what: impl fmt::Display) -> Self {
-        Self::new(ErrorCode::NotImplemented, format!("{what} is not implemented yet"))
+        Self::new(
+            ErrorCode::NotImplemented,
+            format!("{what} is not implemented yet"),
+        )
     }
 
     pub fn internal(message: impl Into<String>) -> Self {
@@ -184,7 +193,18 @@ impl From<&Error> for ErrorBody {
 impl ErrorBody {
     /// Reads an error that another process sent; a code outside the contract becomes `fallback`.
     pub fn into_error(self, fallback: ErrorCode) -> Error {
-        let code = self.error.code.as_deref().and_then(ErrorCode::parse).unwrap_or(fallback);
-        Error { code, message: self.error.message, param: self.error.param, details: self.error.details, retry_after: None }
+        let code = self
+            .error
+            .code
+            .as_deref()
+            .and_then(ErrorCode::parse)
+            .unwrap_or(fallback);
+        Error {
+            code,
+            message: self.error.message,
+            param: self.error.param,
+            details: self.error.details,
+            retry_after: None,
+        }
     }
 }

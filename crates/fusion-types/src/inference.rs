@@ -31,7 +31,12 @@ pub trait Inference: Send + Sync {
 
     /// For each text its tokens as byte spans, special tokens left out, so that a document is tokenized once and then cut
     /// by arithmetic.
-    async fn tokenize(&self, call: &Call, model: &ModelRef, texts: Vec<String>) -> Result<Vec<Vec<Range<u32>>>>;
+    async fn tokenize(
+        &self,
+        call: &Call,
+        model: &ModelRef,
+        texts: Vec<String>,
+    ) -> Result<Vec<Vec<Range<u32>>>>;
 }
 
 /// A running generation. The stream owns the model's lease: it ends when the stream is dropped.

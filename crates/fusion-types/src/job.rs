@@ -180,7 +180,10 @@ pub enum Held {
 pub enum JobWrite {
     Progress(f32),
     /// Back to the queue, to be tried again from `run_at` on.
-    Release { run_at: Timestamp, error: JobError },
+    Release {
+        run_at: Timestamp,
+        error: JobError,
+    },
     /// Back to the queue at once and uncounted: the worker stops before it began.
     Return,
     Finish(Outcome),
@@ -230,7 +233,9 @@ pub struct JobCounts {
 }
 
 /// A position in the change log; dense, rising, the same for all readers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 

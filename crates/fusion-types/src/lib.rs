@@ -5,6 +5,7 @@
 
 pub mod call;
 pub mod chat;
+mod chat_body;
 pub mod document;
 pub mod embedding;
 pub mod engine;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod id;
 pub mod inference;
 pub mod job;
+pub mod json;
 pub mod model;
 pub mod model_ref;
 pub mod outgoing;

@@ -25,7 +25,11 @@ impl FromStr for ModelRef {
             return Ok(Self::Auto(None));
         }
         if let Some(capability) = text.strip_prefix("auto:") {
-            return Ok(Self::Auto(Some(capability.parse().map_err(|error: Error| error.with_param("model"))?)));
+            return Ok(Self::Auto(Some(
+                capability
+                    .parse()
+                    .map_err(|error: Error| error.with_param("model"))?,
+            )));
         }
         if let Some(id) = text.strip_prefix("workflow:") {
             return Ok(Self::Workflow(id.to_owned()));

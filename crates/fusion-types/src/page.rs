@@ -16,7 +16,10 @@ impl Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { limit: Self::DEFAULT_LIMIT, offset: 0 }
+        Self {
+            limit: Self::DEFAULT_LIMIT,
+            offset: 0,
+        }
     }
 }
 

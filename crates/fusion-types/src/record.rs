@@ -34,11 +34,23 @@ pub enum Expect {
 
 impl RecordWrite {
     pub fn put(namespace: &'static str, key: impl Into<String>, value: Value) -> Self {
-        Self { namespace, key: key.into(), value: Some(value), expect: Expect::Anything, expires_at: None }
+        Self {
+            namespace,
+            key: key.into(),
+            value: Some(value),
+            expect: Expect::Anything,
+            expires_at: None,
+        }
     }
 
     pub fn delete(namespace: &'static str, key: impl Into<String>) -> Self {
-        Self { namespace, key: key.into(), value: None, expect: Expect::Anything, expires_at: None }
+        Self {
+            namespace,
+            key: key.into(),
+            value: None,
+            expect: Expect::Anything,
+            expires_at: None,
+        }
     }
 
     pub fn expecting(mut self, expect: Expect) -> Self {

@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use crate::{
     Result, Tenant, Timestamp,
     document::{
-        Chunk, Collection, CollectionRef, Committed, Document, DocumentInfo, DocumentVersion, Hit, IndexChange, IndexQuery,
-        NewCollection,
+        Chunk, Collection, CollectionRef, Committed, Document, DocumentInfo, DocumentVersion, Hit,
+        IndexChange, IndexQuery, NewCollection,
     },
     id::{ChunkId, DocumentId, JobId},
     job::{
-        Change, Claim, Claimed, Fence, Held, Inserted, Job, JobCounts, JobQuery, JobWrite, NewJob, Owner, Seq,
+        Change, Claim, Claimed, Fence, Held, Inserted, Job, JobCounts, JobQuery, JobWrite, NewJob,
+        Owner, Seq,
     },
     page::{Page, Window},
     record::{Record, RecordWrite},
@@ -28,7 +29,12 @@ pub trait JobStore: Send + Sync {
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>>;
 
     /// Extends leases; one answer a job, in order.
-    async fn renew(&self, owner: &Owner, lease: Duration, jobs: &[(JobId, Fence)]) -> Result<Vec<Held>>;
+    async fn renew(
+        &self,
+        owner: &Owner,
+        lease: Duration,
+        jobs: &[(JobId, Fence)],
+    ) -> Result<Vec<Held>>;
 
     /// # Errors
     /// `version_conflict` with a stale fence: the job is another's, or finished.
@@ -100,13 +106,23 @@ pub trait DocumentStore: Send + Sync {
 
     /// Vectors of the document's current version whose chunk text is among `texts`, in that order: what needn't be embedded
     /// again.
-    async fn known_vectors(&self, key: &CollectionRef, id: &DocumentId, texts: &[&str]) -> Result<Vec<Option<Vec<f32>>>>;
+    async fn known_vectors(
+        &self,
+        key: &CollectionRef,
+        id: &DocumentId,
+        texts: &[&str],
+    ) -> Result<Vec<Option<Vec<f32>>>>;
 
     /// Those of the chunks that are live, in the order asked: every hit is joined here, and what isn't live is dropped.
     async fn live_chunks(&self, key: &CollectionRef, ids: &[ChunkId]) -> Result<Vec<Chunk>>;
 
     /// The log that indexes follow. An empty answer: nothing after `after`.
-    async fn index_changes(&self, key: &CollectionRef, after: Seq, limit: u32) -> Result<Vec<IndexChange>>;
+    async fn index_changes(
+        &self,
+        key: &CollectionRef,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<IndexChange>>;
 }
 
 /// An index derived from a [`DocumentStore`]: exact, HNSW, keyword …
@@ -119,7 +135,12 @@ pub trait ChunkIndex: Send + Sync {
     async fn apply(&self, collection: &CollectionRef, changes: Vec<IndexChange>) -> Result<Seq>;
 
     /// Best first, at most `k`.
-    async fn search(&self, collection: &CollectionRef, query: IndexQuery, k: usize) -> Result<Vec<Hit>>;
+    async fn search(
+        &self,
+        collection: &CollectionRef,
+        query: IndexQuery,
+        k: usize,
+    ) -> Result<Vec<Hit>>;
 
     /// Forgets the collection.
     async fn drop_collection(&self, collection: &CollectionRef) -> Result<()>;
@@ -131,7 +152,13 @@ pub trait RecordStore: Send + Sync {
     async fn get(&self, namespace: &str, key: &str) -> Result<Option<Record>>;
 
     /// In key order: keys that start with `prefix`, after `after`.
-    async fn list(&self, namespace: &str, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<Record>>;
+    async fn list(
+        &self,
+        namespace: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Record>>;
 
     /// All writes or none.
     ///

@@ -1,0 +1,374 @@
+//! The configuration: flags over environment over `fusiond.toml` over defaults, checked once, every problem at once.
+
+mod reader;
+mod setting;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fusion_types::model::{ModelType, Priority};
+use serde::Deserialize;
+
+pub(crate) use reader::Reader;
+pub(crate) use setting::{NOT_BUILT, SETTINGS};
+
+const DEFAULTS: &str = include_str!("config.default.toml");
+
+/// Everything that the server can be told, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) server: Server,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) models_dir: PathBuf,
+    pub(crate) engine_dirs: Vec<PathBuf>,
+    pub(crate) models: Models,
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) launch: Option<Launch>,
+    pub(crate) features: Features,
+    pub(crate) jobs: Jobs,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) outgoing_allow: Vec<String>,
+    pub(crate) log: Log,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) host: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) drain: Duration,
+    pub(crate) max_body: usize,
+    pub(crate) max_upload: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Models {
+    /// Bytes; `None` takes 70 % of the machine's memory.
+    pub(crate) budget: Option<u64>,
+    pub(crate) max_loaded: Option<usize>,
+    pub(crate) eviction: Eviction,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) concurrency: u32,
+    pub(crate) max_queue: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) load_timeout: Duration,
+    pub(crate) hang_timeout: Duration,
+    /// `None` takes the machine's processors.
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Eviction {
+    #[default]
+    Lru,
+    Priority,
+    Manual,
+}
+
+/// A model that the file defines: `[[model]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Definition {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+    #[serde(rename = "type")]
+    pub(crate) model_type: ModelType,
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
+    #[serde(default)]
+    pub(crate) preload: bool,
+    #[serde(default)]
+    pub(crate) pinned: bool,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) context_length: Option<u32>,
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) engine: Option<String>,
+    #[serde(default)]
+    pub(crate) options: BTreeMap<String, String>,
+}
+
+/// The model to load at start.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    pub(crate) model_path: String,
+    pub(crate) model_type: ModelType,
+    pub(crate) context_length: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Features {
+    pub(crate) fusion: bool,
+    pub(crate) rag: bool,
+    pub(crate) mcp: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    pub(crate) ttl: Duration,
+    pub(crate) max_queued: u64,
+    pub(crate) parallel: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) max_attempts: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Webhooks {
+    pub(crate) timeout: Duration,
+    pub(crate) retry_count: u32,
+    pub(crate) secret: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) json: bool,
+}
+
+/// Everything that is wrong with the configuration, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has problems:\n  {}", .0.join("\n  "))]
+pub(crate) struct Invalid(pub(crate) Vec<String>);
+
+/// Where values may come from: flags by key, environment by name, the file's path.
+pub(crate) struct Sources<'a> {
+    pub(crate) flags: &'a [(&'static str, String)],
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Config {
+    /// # Errors
+    /// With every problem found.
+    pub(crate) fn read(sources: &Sources<'_>) -> Result<Self, Invalid> {
+        let mut reader = Reader::new(DEFAULTS).map_err(|error| Invalid(vec![error.to_string()]))?;
+        lay_over(&mut reader, sources);
+        let config = Self::take(&mut reader);
+        let problems = reader.finish();
+        if problems.is_empty() { Ok(config) } else { Err(Invalid(problems)) }
+    }
+
+    fn take(reader: &mut Reader) -> Self {
+        Self {
+            server: Server::take(reader),
+            data_dir: folder(reader, "paths.data", data_home),
+            models_dir: folder(reader, "paths.models", cache_home),
+            engine_dirs: reader.take("paths.engines"),
+            models: Models::take(reader),
+            definitions: reader.take_list("model"),
+            launch: Launch::take(reader),
+            features: Features {
+                fusion: reader.take("features.fusion"),
+                rag: reader.take("features.rag"),
+                mcp: reader.take("features.mcp"),
+            },
+            jobs: Jobs::take(reader),
+            webhooks: Webhooks {
+                timeout: seconds(reader, "webhooks.timeout_seconds"),
+                retry_count: reader.take("webhooks.retry_count"),
+                secret: text(reader, "webhooks.secret"),
+            },
+            outgoing_allow: reader.take("outgoing.allow"),
+            log: Log {
+                level: reader.take("telemetry.log_level"),
+                json: reader.take::<String>("telemetry.log_format") == "json",
+            },
+        }
+    }
+}
+
+impl Server {
+    fn take(reader: &mut Reader) -> Self {
+        let host: String = reader.take("server.host");
+        let host = match host.as_str() {
+            "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+            address => address.parse(),
+        };
+        let host = host.unwrap_or_else(|_| {
+            reader.problem("server.host", "is not an address");
+            IpAddr::from([127, 0, 0, 1])
+        });
+        if !host.is_loopback() && !reader.take::<bool>("server.insecure") {
+            reader.problem(
+                "server.host",
+                format!("{host} can be reached by others, and there is no authentication yet; \
+                         set server.insecure = true (--insecure true) to allow it"),
+            );
+        }
+        Self {
+            host,
+            port: reader.take("server.port"),
+            drain: seconds(reader, "server.drain_seconds"),
+            max_body: megabytes(reader, "server.max_body_mb"),
+            max_upload: megabytes(reader, "server.max_upload_mb"),
+        }
+    }
+}
+
+impl Models {
+    fn take(reader: &mut Reader) -> Self {
+        let gigabytes: f64 = reader.take("models.max_vram_gb");
+        if !gigabytes.is_finite() || gigabytes < 0.0 {
+            reader.problem("models.max_vram_gb", "must not be negative");
+        }
+        let concurrency: u32 = reader.take("models.concurrency");
+        if !(1..=64).contains(&concurrency) {
+            reader.problem("models.concurrency", "must be from 1 to 64");
+        }
+        Self {
+            // Saturates, which is what an absurdly large budget means.
+            budget: Some((gigabytes * 1e9) as u64).filter(|&bytes| bytes > 0),
+            max_loaded: Some(reader.take("models.max_loaded")).filter(|&most| most > 0),
+            eviction: reader.take("models.eviction_policy"),
+            ttl: Some(seconds(reader, "models.ttl_seconds")).filter(|ttl| !ttl.is_zero()),
+            concurrency,
+            max_queue: reader.take("models.max_queue_size"),
+            queue_timeout: seconds(reader, "models.queue_timeout_seconds"),
+            load_timeout: seconds(reader, "models.load_timeout_seconds"),
+            hang_timeout: seconds(reader, "models.hang_timeout_seconds"),
+            threads: Some(reader.take("models.threads")).filter(|&threads| threads > 0),
+        }
+    }
+}
+
+impl Launch {
+    fn take(reader: &mut Reader) -> Option<Self> {
+        let model_type: String = reader.take("launch.model_type");
+        let model_type = model_type.parse().unwrap_or_else(|error| {
+            reader.problem("launch.model_type", error);
+            ModelType::Lm
+        });
+        let context_length = Some(reader.take("launch.context_length")).filter(|&length| length > 0);
+        Some(Self { model_path: text(reader, "launch.model_path")?, model_type, context_length })
+    }
+}
+
+impl Jobs {
+    fn take(reader: &mut Reader) -> Self {
+        let days: u64 = reader.take("jobs.ttl_days");
+        Self {
+            ttl: Duration::from_secs(days.saturating_mul(86_400)),
+            max_queued: reader.take("jobs.max_queued"),
+            parallel: reader.take("jobs.parallel"),
+            timeout: seconds(reader, "jobs.timeout_seconds"),
+            max_attempts: reader.take("jobs.max_attempts"),
+        }
+    }
+}
+
+fn lay_over(reader: &mut Reader, sources: &Sources<'_>) {
+    if let Some(path) = &sources.file {
+        match std::fs::read_to_string(path) {
+            Ok(text) => reader.overlay_file(&path.display().to_string(), &text),
+            Err(error) => reader.problem(&path.display().to_string(), error),
+        }
+    }
+    for setting in SETTINGS {
+        let flag = sources.flags.iter().find(|(key, _)| *key == setting.key).map(|(_, value)| value.clone());
+        let environment = || setting.environment.iter().find_map(|name| (sources.environment)(name));
+        if let Some(value) = flag.or_else(environment) {
+            reader.overlay(setting.key, &value);
+        }
+    }
+    for (name, what) in NOT_BUILT {
+        if (sources.environment)(name).is_some() {
+            reader.problem(name, format!("{what} is not implemented yet; unset it to use the embedded store"));
+        }
+    }
+    if let Some(kind) = (sources.environment)("VECTOR_DB_TYPE")
+        && !matches!(kind.as_str(), "embedded" | "mlx")
+    {
+        reader.problem("VECTOR_DB_TYPE", format!("{kind} is not implemented yet; use embedded"));
+    }
+}
+
+fn seconds(reader: &mut Reader, key: &str) -> Duration {
+    Duration::from_secs(reader.take(key))
+}
+
+fn megabytes(reader: &mut Reader, key: &str) -> usize {
+    reader.take::<usize>(key).saturating_mul(1_000_000)
+}
+
+fn text(reader: &mut Reader, key: &str) -> Option<String> {
+    Some(reader.take::<String>(key)).filter(|text| !text.is_empty())
+}
+
+fn folder(reader: &mut Reader, key: &str, default: fn() -> Option<PathBuf>) -> PathBuf {
+    let given = text(reader, key).map(PathBuf::from).or_else(default);
+    given.unwrap_or_else(|| {
+        reader.problem(key, "the platform has no such folder (HOME is not set); name one");
+        PathBuf::new()
+    })
+}
+
+fn home() -> Option<PathBuf> {
+    env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
+/// The platform's folder of a kind, by the XDG base directory specification or Apple's.
+fn platform(variable: &str, linux: &str, mac: &str) -> Option<PathBuf> {
+    if cfg!(target_os = "macos") {
+        return Some(home()?.join("Library").join(mac).join("fusiond"));
+    }
+    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    Some(named.or_else(|| Some(home()?.join(linux)))?.join("fusiond"))
+}
+
+fn data_home() -> Option<PathBuf> {
+    platform("XDG_DATA_HOME", ".local/share", "Application Support")
+}
+
+fn cache_home() -> Option<PathBuf> {
+    platform("XDG_CACHE_HOME", ".cache", "Caches").map(|cache| cache.join("models"))
+}
+
+/// `fusiond.toml` here, else in the platform's configuration folder, where there is one.
+pub(crate) fn default_file() -> Option<PathBuf> {
+    let here = Path::new("fusiond.toml").to_path_buf();
+    let there = platform("XDG_CONFIG_HOME", ".config", "Application Support").map(|folder| folder.join("fusiond.toml"));
+    [Some(here), there].into_iter().flatten().find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &str) -> Result<Config, Invalid> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fusiond.toml");
+        std::fs::write(&path, file).unwrap();
+        let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let lookup = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        Config::read(&Sources { flags: &flags, environment: &lookup, file: Some(path) })
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        let file = "[server]\nport = 1\n[models]\nconcurrency = 2\nmax_queue_size = 5\n";
+        let environment = [("SERVER_PORT", "3"), ("DEFAULT_CONCURRENCY", "4"), ("OUTGOING_ALLOW", "127.0.0.0/8, ::1")];
+        let config = read(&[("server.port", "6")], &environment, file).unwrap();
+        assert_eq!((config.server.port, config.models.concurrency, config.models.max_queue), (6, 4, 5));
+        assert_eq!(config.outgoing_allow, ["127.0.0.0/8", "::1"]);
+        assert_eq!(config.jobs.ttl, Duration::from_secs(7 * 86_400));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_key() {
+        let file = "[server]\nport = 99999\ncolour = 1\n[models]\neviction_policy = \"random\"\n";
+        let Invalid(problems) = read(&[], &[("MAX_VRAM_GB", "much"), ("REDIS_URI", "redis://x")], file).unwrap_err();
+        for key in ["server.port", "server.colour", "models.eviction_policy", "models.max_vram_gb", "REDIS_URI"] {
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn a_public_address_needs_a_word() {
+        assert!(read(&[("server.host", "0.0.0.0")], &[], "").is_err());
+        assert!(read(&[("server.host", "0.0.0.0"), ("server.insecure", "true")], &[], "").is_ok());
+    }
+}

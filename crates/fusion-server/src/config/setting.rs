@@ -1,0 +1,74 @@
+//! Which flag and which environment variables set which key of the configuration file.
+
+/// One setting that can be given outside the file. The first environment variable that is set wins.
+pub(crate) struct Setting {
+    pub(crate) key: &'static str,
+    pub(crate) flag: &'static str,
+    pub(crate) environment: &'static [&'static str],
+    pub(crate) help: &'static str,
+}
+
+const fn setting(
+    key: &'static str,
+    flag: &'static str,
+    environment: &'static [&'static str],
+    help: &'static str,
+) -> Setting {
+    Setting { key, flag, environment, help }
+}
+
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting("server.host", "host", &["SERVER_HOST"], "address to listen on"),
+    setting("server.port", "port", &["SERVER_PORT"], "port to listen on; 0 picks a free one"),
+    setting("server.insecure", "insecure", &[], "allow an address that others can reach (true or false)"),
+    setting("paths.data", "data-dir", &["FUSIOND_DATA_DIR"], "folder of the state store"),
+    setting("paths.models", "models-dir", &["FUSIOND_MODELS_DIR"], "folder of the models"),
+    setting("paths.engines", "engines-dir", &["FUSIOND_ENGINES_DIR"], "folders with engine executables, comma-separated"),
+    setting("models.max_vram_gb", "max-vram-gb", &["MAX_VRAM_GB"], "memory for all loaded models, in GB"),
+    setting("models.max_loaded", "max-models", &["MAX_MODELS"], "most models loaded at once"),
+    setting("models.eviction_policy", "eviction-policy", &["MODEL_EVICTION_POLICY"], "lru, priority or manual"),
+    setting("models.ttl_seconds", "model-ttl-seconds", &["MODEL_TTL_SECONDS"], "idle models are unloaded after this time"),
+    setting(
+        "models.concurrency",
+        "concurrency",
+        &["DEFAULT_CONCURRENCY", "MAX_CONCURRENCY"],
+        "requests that one model runs side by side",
+    ),
+    setting(
+        "models.max_queue_size",
+        "queue-size",
+        &["MAX_QUEUE_SIZE", "QUEUE_SIZE"],
+        "requests that may wait for one model",
+    ),
+    setting(
+        "models.queue_timeout_seconds",
+        "queue-timeout",
+        &["QUEUE_TIMEOUT_SECONDS", "QUEUE_TIMEOUT"],
+        "how long a request may wait",
+    ),
+    setting("models.hang_timeout_seconds", "hang-timeout", &[], "a generation silent for longer has hung"),
+    setting("launch.model_path", "model-path", &["MODEL_PATH"], "a model to load at start"),
+    setting("launch.model_type", "model-type", &["MODEL_TYPE"], "its type"),
+    setting("launch.context_length", "context-length", &["CONTEXT_LENGTH"], "its context length"),
+    setting("features.fusion", "enable-fusion", &["ENABLE_FUSION"], "serve /api/fusion (true or false)"),
+    setting("features.rag", "enable-rag", &["ENABLE_RAG"], "serve /api/rag (true or false)"),
+    setting("features.mcp", "enable-mcp", &["ENABLE_MCP"], "serve /api/mcp (true or false)"),
+    setting("jobs.ttl_days", "job-ttl-days", &["JOB_TTL_DAYS"], "finished jobs are kept for this long"),
+    setting("jobs.max_queued", "max-queued-jobs", &["MAX_QUEUED_JOBS"], "jobs that may wait"),
+    setting("webhooks.timeout_seconds", "webhook-timeout-seconds", &["WEBHOOK_TIMEOUT_SECONDS"], "of one delivery attempt"),
+    setting("webhooks.retry_count", "webhook-retry-count", &["WEBHOOK_RETRY_COUNT"], "delivery attempts after the first"),
+    setting("webhooks.secret", "webhook-secret", &["WEBHOOK_SECRET"], "signs the calls to a job's callback_url"),
+    setting(
+        "outgoing.allow",
+        "outgoing-allow",
+        &["OUTGOING_ALLOW"],
+        "private networks and hosts that webhooks may reach, comma-separated",
+    ),
+    setting("telemetry.log_level", "log-level", &["LOG_LEVEL"], "error, warn, info, debug or trace"),
+];
+
+/// Settings that the contract names and nothing stands behind yet: setting one stops the server, rather than be ignored.
+pub(crate) const NOT_BUILT: &[(&str, &str)] = &[
+    ("MONGO_URI", "MongoDB as the state store"),
+    ("REDIS_URI", "Redis as the job queue"),
+];

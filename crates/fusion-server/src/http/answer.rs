@@ -1,0 +1,119 @@
+//! Errors and JSON bodies in the contract's shape: nothing else leaves as an error.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use fusion_types::{Error, ErrorCode, error::ErrorBody, json};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::App;
+
+pub(crate) type Answer<T> = Result<T, Failure>;
+
+/// An error on its way out as a response.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(ErrorBody::from(&error))).into_response();
+        if let Some(after) = error.retry_after.or((status == StatusCode::TOO_MANY_REQUESTS).then_some(RETRY_AFTER)) {
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+                response.headers_mut().insert(header::RETRY_AFTER, value);
+            }
+        }
+        response.extensions_mut().insert(error.code);
+        response
+    }
+}
+
+/// What a 429 suggests where its cause knows no better.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A JSON body of a type; its errors name the field.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Answer<Self> {
+        let body = read_body(request.into_body(), app.limits.max_body).await?;
+        Ok(Self(json::parse(&body)?))
+    }
+}
+
+/// Reads a whole body. One that is too large is read to its end, within reason, so that the client gets to see the answer.
+pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
+    let mut stream = body.into_data_stream();
+    let mut gathered = BytesMut::new();
+    let mut total = 0;
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body broke off: {error}")))?;
+        total += piece.len();
+        if total > limit.saturating_mul(READ_ON) {
+            break;
+        }
+        if total <= limit {
+            gathered.extend_from_slice(&piece);
+        }
+    }
+    if total > limit {
+        return Err(too_large(limit).into());
+    }
+    Ok(gathered.freeze())
+}
+
+/// How many times the limit is read and thrown away before the connection is cut.
+const READ_ON: usize = 8;
+
+pub(crate) fn too_large(limit: usize) -> Error {
+    let megabytes = limit / 1_000_000;
+    Error::new(ErrorCode::FileTooLarge, format!("the body is larger than the limit of {megabytes} MB"))
+}
+
+/// Query parameters of a type.
+pub(crate) struct QueryParams<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let code = if text.contains("unknown field") { ErrorCode::UnknownField } else { ErrorCode::InvalidValue };
+                Err(Error::new(code, text).into())
+            }
+        }
+    }
+}
+
+/// Path parameters of a type.
+pub(crate) struct PathParams<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Error::new(ErrorCode::InvalidValue, rejection.body_text()).into()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The OpenAI dialect.
+
+pub(crate) mod chat;
+pub(crate) mod embeddings;
+pub(crate) mod models;
+pub(crate) mod rerank;
