@@ -69,7 +69,9 @@ class Server:
     def start(self):
         """Returns once `/health/ready` answers 200."""
         command = [str(executable()), "serve", "--port", "0", "--data-dir", str(self.folder / "data")]
-        command += ["--models-dir", str(self.models_dir), *self.flags]
+        # The defaults, whatever the user's own configuration file says.
+        (self.folder / "fusiond.toml").touch()
+        command += ["--models-dir", str(self.models_dir), "--config", str(self.folder / "fusiond.toml"), *self.flags]
         with open(self.log, "wb") as log:
             # A process group of its own: Ctrl-C in the terminal reaches this program, which then ends the server.
             self.process = subprocess.Popen(
