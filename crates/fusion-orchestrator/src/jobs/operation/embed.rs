@@ -1,0 +1,85 @@
+//! `embed`: texts in, vectors out.
+
+use fusion_types::{
+    Call, Error, Result,
+    chat::Usage,
+    embedding::EmbedRequest,
+    inference::{Inference, WorkSize},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Work, rough_tokens, typed};
+
+pub(super) struct Embed(EmbedRequest);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    input: Texts,
+    #[serde(default)]
+    truncate: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+pub(super) fn parse(work: &Work) -> Result<Embed> {
+    let (model, Input { input, truncate }) = typed(work)?;
+    let input = match input {
+        Texts::One(text) => vec![text],
+        Texts::Many(texts) => texts,
+    };
+    if input.is_empty() {
+        return Err(Error::invalid(
+            "input.input",
+            "there must be at least one text",
+        ));
+    }
+    Ok(Embed(EmbedRequest {
+        model,
+        input,
+        truncate,
+    }))
+}
+
+impl Embed {
+    pub(super) fn size(&self) -> WorkSize {
+        WorkSize {
+            prompt_tokens: rough_tokens(self.0.input.iter().map(String::len).sum()),
+            max_tokens: 0,
+        }
+    }
+
+    pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
+        let vectors = inference.embed(call, self.0).await?.vectors;
+        let embeddings: Vec<Value> = vectors
+            .rows()
+            .map(|row| row.iter().copied().map(shortest).collect())
+            .collect();
+        Ok(json!({ "embeddings": embeddings, "usage": Usage::new(vectors.tokens, 0) }))
+    }
+}
+
+/// The number with the fewest digits that reads back as the same `f32`; widened as it is, it would have twice as many.
+fn shortest(value: f32) -> Value {
+    value
+        .to_string()
+        .parse::<f64>()
+        .map_or(Value::Null, Value::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_the_digits_of_f32() {
+        assert_eq!(shortest(0.1).to_string(), "0.1");
+        assert_eq!(shortest(-1.5e-8).to_string(), "-1.5e-8");
+    }
+}
