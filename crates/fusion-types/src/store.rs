@@ -67,8 +67,8 @@ pub trait JobStore: Send + Sync {
     /// Returns when there are changes after `after`, or the time is up.
     async fn wait_for_changes(&self, after: Seq, at_most: Duration);
 
-    /// The last change of the log so far: where to wait from. Here it is searched for, by whether there is anything after a
-    /// position; a store that knows it answers at once.
+    /// The last change of the log so far, swept ones included: where to wait from. What stands here searches for it, by
+    /// whether there is anything after a position, and can't know of swept ones; a store answers from what it knows.
     async fn head(&self) -> Result<Seq> {
         let mut beyond = 1;
         while !self.changes(Seq(beyond), 1).await?.is_empty() {
