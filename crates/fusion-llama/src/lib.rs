@@ -1,1 +1,18 @@
-//! placeholder
+//! One GGUF model in one process, through llama.cpp: several requests at a time in one batch, their prompts read in chunks
+//! between the tokens of running streams, and what a slot has read before read only once.
+//!
+//! `engine` is the way in; `decode` is the thread that computes, with its decisions in `decode::{plan, pace, prefix}`; a
+//! `generation` turns the tokens of one request into text and events on that request's own task.
+
+mod decode;
+mod engine;
+mod generation;
+mod gguf;
+mod llama;
+mod prompt;
+mod sampler;
+mod shape;
+mod spans;
+mod text;
+
+pub use engine::Llama;

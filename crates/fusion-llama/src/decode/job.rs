@@ -1,0 +1,29 @@
+//! What goes to the decode thread, and what comes back.
+
+use fusion_engine::types::{Error, chat::FinishReason};
+use llama_cpp_4::{common_sampler::CommonSampler, token::LlamaToken};
+use tokio::sync::mpsc;
+
+/// Outputs that may wait for the client's task; room for a token and the end of the generation is the least that works.
+pub(crate) const OUTPUTS: usize = 32;
+
+/// One generation.
+pub(crate) struct Job {
+    /// At least one token, and fewer than the context holds.
+    pub(crate) prompt: Vec<LlamaToken>,
+    /// At least 1; prompt and answer together fit the context.
+    pub(crate) max_tokens: usize,
+    pub(crate) sampler: CommonSampler,
+    pub(crate) outputs: mpsc::Sender<Output>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// The request has a slot, which held this many of the prompt's tokens already.
+    Started {
+        cached: usize,
+    },
+    Token(LlamaToken),
+    Finished(FinishReason),
+    Failed(Error),
+}

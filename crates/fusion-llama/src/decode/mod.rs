@@ -1,0 +1,16 @@
+//! The decode thread: it alone owns the context, and runs all slots together, one batch a step.
+//!
+//! It never waits for a client and never formats: it sends token ids into bounded channels, and takes a slot whose channel is
+//! full out of the batch. It parks when there is nothing to compute; whoever changes that wakes it.
+
+mod decoder;
+mod job;
+mod pace;
+mod plan;
+mod prefix;
+mod shared;
+mod slot;
+mod thread;
+
+pub(crate) use job::{Job, OUTPUTS, Output};
+pub(crate) use thread::{DecodeThread, Waker};

@@ -1,0 +1,187 @@
+//! The handle of the decode thread.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::abort,
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread::{self, JoinHandle, Thread},
+};
+
+use fusion_engine::types::{Error, ErrorCode, Result, engine::EngineStats};
+use llama_cpp_4::{context::LlamaContext, model::LlamaModel};
+
+use super::{decoder::Decoder, job::Job, shared::Shared};
+use crate::{llama, shape::Shape};
+
+/// Dropping it ends the thread after the step in progress; streams that still run end with an error.
+pub(crate) struct DecodeThread {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    waker: Waker,
+    shared: Arc<Shared>,
+    memory: Memory,
+}
+
+/// Bytes, by llama.cpp's own account.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) weights: u64,
+    pub(crate) context: u64,
+    pub(crate) compute: u64,
+    /// Tokens that a slot holds.
+    pub(crate) context_length: u32,
+}
+
+/// Makes the decode thread look again.
+#[derive(Clone)]
+pub(crate) struct Waker(Thread);
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        self.0.unpark();
+    }
+}
+
+impl DecodeThread {
+    /// Starts the thread, and waits until it has made its context.
+    ///
+    /// # Errors
+    /// `engine_unavailable` where the context can't be made: most often, not enough memory.
+    pub(crate) fn start(model: Arc<LlamaModel>, shape: Shape) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.threads.store(shape.threads, Relaxed);
+        let (jobs, inbox) = mpsc::sync_channel(shape.slots as usize);
+        let (ready, made) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("decode".to_owned())
+            .spawn({
+                let shared = shared.clone();
+                move || guarded(|| decode(&model, shape, shared, &ready, &inbox))
+            })
+            .map_err(|error| unavailable(format!("can't start the decode thread: {error}")))?;
+        let memory = made
+            .recv()
+            .map_err(|_| unavailable("the decode thread ended early"))??;
+        let waker = Waker(thread.thread().clone());
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            waker,
+            shared,
+            memory,
+        })
+    }
+
+    /// # Errors
+    /// `engine_unavailable` where more jobs wait than there are slots.
+    pub(crate) fn submit(&self, job: Job) -> Result<()> {
+        let jobs = self
+            .jobs
+            .as_ref()
+            .ok_or_else(|| unavailable("the engine is ending"))?;
+        jobs.try_send(job)
+            .map_err(|_| unavailable("all slots are busy"))?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    pub(crate) fn set_threads(&self, threads: u32) {
+        self.shared.threads.store(threads.max(1), Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    pub(crate) fn stats(&self, slots: u32) -> EngineStats {
+        let Memory {
+            weights,
+            context,
+            compute,
+            context_length,
+        } = self.memory;
+        let capacity = u64::from(slots) * u64::from(context_length);
+        EngineStats {
+            weights_bytes: weights,
+            kv_used_bytes: self.shared.tokens_held.load(Relaxed) * (context / capacity.max(1)),
+            kv_reserved_bytes: context,
+            scratch_bytes: compute,
+            slots_busy: self.shared.slots_busy.load(Relaxed),
+            tokens_in: self.shared.tokens_in.load(Relaxed),
+            tokens_out: self.shared.tokens_out.load(Relaxed),
+            decode_steps: self.shared.decode_steps.load(Relaxed),
+            prefix_cache_hits: self.shared.prefix_cache_hits.load(Relaxed),
+        }
+    }
+}
+
+impl Drop for DecodeThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // It ends the process rather than panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn decode(
+    model: &LlamaModel,
+    shape: Shape,
+    shared: Arc<Shared>,
+    ready: &SyncSender<Result<Memory>>,
+    jobs: &Receiver<Job>,
+) {
+    let made = llama::backend().and_then(|backend| {
+        let context = model.new_context(backend, shape.context_params());
+        context
+            .map_err(|error| unavailable(format!("can't make a context: {}", llama::cause(&error))))
+    });
+    let sent = match made {
+        Ok(context) => {
+            let sent = ready.send(Ok(memory(&context)));
+            if sent.is_ok() {
+                Decoder::new(context, shared).run(jobs);
+            }
+            sent
+        }
+        Err(error) => ready.send(Err(error)),
+    };
+    if sent.is_err() {
+        tracing::debug!("nobody waits for the model any more");
+    }
+}
+
+fn memory(context: &LlamaContext) -> Memory {
+    let mut memory = Memory {
+        context_length: context.n_ctx_seq(),
+        ..Memory::default()
+    };
+    for entry in context.memory_breakdown() {
+        memory.weights += entry.model as u64;
+        memory.context += entry.context as u64;
+        memory.compute += entry.compute as u64;
+    }
+    memory
+}
+
+/// An engine without its decode thread can only refuse; a process that ends is noticed and started again.
+fn guarded(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("the decode thread panicked");
+        abort();
+    }
+}
+
+fn unavailable(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::EngineUnavailable, message)
+}

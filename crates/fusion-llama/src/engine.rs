@@ -1,0 +1,193 @@
+//! One GGUF model, loaded.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use fusion_engine::{
+    ChatStream, Engine, Launch,
+    types::{
+        Error, ErrorCode, Result,
+        chat::ChatRequest,
+        engine::{EngineCard, EngineStats, Estimate},
+        model::{Capability, ModelType},
+    },
+};
+use llama_cpp_4::{fit::get_device_memory_data, model::LlamaModel};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::spawn_blocking,
+};
+
+use crate::{
+    decode::{DecodeThread, Job, OUTPUTS},
+    generation::Generation,
+    gguf::Gguf,
+    llama,
+    prompt::{Prompt, Template},
+    sampler::sampler,
+    shape::Shape,
+    spans::spans,
+};
+
+/// From this context length on a model counts as one for long texts.
+const LONG_CONTEXT: u32 = 32_768;
+
+pub struct Llama {
+    model: Arc<LlamaModel>,
+    template: Arc<Template>,
+    decode: DecodeThread,
+    /// One permit a stream; it comes back when the stream is dropped, the slot within the step after.
+    slots: Arc<Semaphore>,
+    card: EngineCard,
+}
+
+#[async_trait]
+impl Engine for Llama {
+    fn load(launch: &Launch) -> Result<Self> {
+        let gguf = Gguf::read(&launch.model)?;
+        let shape = Shape::of(launch, &gguf)?;
+        let fingerprint = gguf.fingerprint()?;
+        let model = Arc::new(load_model(&launch.model)?);
+        let template = Arc::new(Template::of(&model));
+        let decode = DecodeThread::start(model.clone(), shape)?;
+        let context_length = decode.memory().context_length;
+        let mut capabilities = Vec::new();
+        if template.is_usable() {
+            capabilities.push(Capability::Chat);
+        }
+        if context_length >= LONG_CONTEXT {
+            capabilities.push(Capability::LongContext);
+        }
+        let card = EngineCard {
+            model_type: ModelType::Lm,
+            family: Some(gguf.architecture),
+            capabilities,
+            context_length,
+            slots: shape.slots,
+            dimension: None,
+            fingerprint,
+            quantization: model.ftype().map(|kind| kind.name().to_ascii_lowercase()),
+        };
+        Ok(Self {
+            model,
+            template,
+            decode,
+            slots: Arc::new(Semaphore::new(shape.slots as usize)),
+            card,
+        })
+    }
+
+    /// The tensors as the file has them, and what llama.cpp says of the context when it plans one without memory.
+    fn estimate(launch: &Launch) -> Result<Estimate> {
+        let gguf = Gguf::read(&launch.model)?;
+        let shape = Shape::of(launch, &gguf)?;
+        llama::backend()?;
+        let report = get_device_memory_data(
+            &launch.model,
+            &Shape::model_params(),
+            &shape.context_params(),
+            llama::ERROR,
+        )
+        .map_err(|error| unusable(&launch.model, &llama::cause(&error)))?;
+        let sum = |bytes: fn(&llama_cpp_4::fit::DeviceMemoryEntry) -> usize| {
+            report.entries.iter().map(|entry| bytes(entry) as u64).sum()
+        };
+        Ok(Estimate {
+            weights_bytes: gguf.tensor_bytes,
+            context_bytes: sum(|entry| entry.context),
+            compute_bytes: sum(|entry| entry.compute),
+        })
+    }
+
+    fn card(&self) -> EngineCard {
+        self.card.clone()
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.decode.stats(self.card.slots)
+    }
+
+    async fn chat(&self, request: ChatRequest) -> Result<ChatStream> {
+        let permit = self.slots.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("all {} slots are busy", self.card.slots);
+            Error::new(ErrorCode::EngineUnavailable, message)
+        })?;
+        let (model, template, context_length) = (
+            self.model.clone(),
+            self.template.clone(),
+            self.card.context_length as usize,
+        );
+        let (outputs, received) = mpsc::channel(OUTPUTS);
+        let prepared = spawn_blocking(move || {
+            let prompt = template.prompt(&model, &request)?;
+            let stops = [prompt.stops.as_slice(), &request.stop].concat();
+            let max_tokens = allowed(&prompt, &request, context_length)?;
+            let sampler = sampler(&model, &request.sampling, &prompt.tokens)?;
+            Ok((
+                Job {
+                    prompt: prompt.tokens,
+                    max_tokens,
+                    sampler,
+                    outputs,
+                },
+                stops,
+            ))
+        });
+        let (job, stops) = prepared
+            .await
+            .map_err(|error| Error::internal(error.to_string()))??;
+        let prompt_tokens = job.prompt.len();
+        self.decode.submit(job)?;
+        let (model, waker) = (self.model.clone(), self.decode.waker());
+        Ok(Generation::new(model, received, permit, waker, stops, prompt_tokens).into_stream())
+    }
+
+    async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
+        let model = self.model.clone();
+        spawn_blocking(move || texts.iter().map(|text| spans(&model, text)).collect())
+            .await
+            .map_err(|error| Error::internal(error.to_string()))?
+    }
+
+    fn set_threads(&self, threads: u32) {
+        self.decode.set_threads(threads);
+    }
+}
+
+fn load_model(path: &Path) -> Result<LlamaModel> {
+    let model = LlamaModel::load_from_file(llama::backend()?, path, &Shape::model_params())
+        .map_err(|error| unusable(path, &llama::cause(&error)))?;
+    if model.has_encoder() || !model.has_decoder() {
+        return Err(unusable(path, "it is not a model that continues text"));
+    }
+    Ok(model)
+}
+
+/// Tokens that may be generated: what is asked for, within what the prompt leaves of the context.
+fn allowed(prompt: &Prompt, request: &ChatRequest, context_length: usize) -> Result<usize> {
+    let length = prompt.tokens.len();
+    if length >= context_length {
+        let message = format!(
+            "the prompt has {length} tokens, and with the answer it must fit the context of {context_length} tokens"
+        );
+        return Err(Error::new(ErrorCode::ContextLengthExceeded, message).with_param("messages"));
+    }
+    if request.max_tokens == Some(0) {
+        return Err(Error::invalid(
+            "max_tokens",
+            "max_tokens must be at least 1",
+        ));
+    }
+    let room = context_length - length;
+    Ok(request
+        .max_tokens
+        .map_or(room, |most| room.min(most as usize)))
+}
+
+fn unusable(path: &Path, why: &str) -> Error {
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
+    Error::invalid("model", format!("{name} can't be used: {why}"))
+}

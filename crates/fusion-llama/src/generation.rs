@@ -1,0 +1,149 @@
+//! One generation as its client sees it: tokens in, events out, on the request's own task.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use fusion_engine::{
+    ChatStream,
+    types::{
+        Error, ErrorCode, Result,
+        chat::{ChatEvent, Delta, FinishReason, PromptTokensDetails, Usage},
+    },
+};
+use futures::{StreamExt, stream};
+use llama_cpp_4::{
+    model::{LlamaModel, Special},
+    token::LlamaToken,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::{
+    decode::{Output, Waker},
+    text::Assembler,
+};
+
+/// Dropping it frees the slot within one step.
+pub(crate) struct Generation {
+    model: Arc<LlamaModel>,
+    // The order matters: the permit goes back once the decode thread can see that the receiver has gone.
+    outputs: mpsc::Receiver<Output>,
+    _permit: OwnedSemaphorePermit,
+    _wake: WakeOnDrop,
+    text: Assembler,
+    usage: Usage,
+    events: VecDeque<Result<ChatEvent>>,
+    ended: bool,
+}
+
+impl Generation {
+    pub(crate) fn new(
+        model: Arc<LlamaModel>,
+        outputs: mpsc::Receiver<Output>,
+        permit: OwnedSemaphorePermit,
+        waker: Waker,
+        stops: Vec<String>,
+        prompt_tokens: usize,
+    ) -> Self {
+        Self {
+            model,
+            outputs,
+            _permit: permit,
+            _wake: WakeOnDrop(waker),
+            text: Assembler::new(stops),
+            usage: Usage::new(count(prompt_tokens), 0),
+            events: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    pub(crate) fn into_stream(self) -> ChatStream {
+        stream::unfold(self, |mut generation| async move {
+            let event = generation.next().await?;
+            Some((event, generation))
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<ChatEvent>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            let output = self.outputs.recv().await;
+            // The slot may have been waiting for the room that this made.
+            self._wake.0.wake();
+            match output {
+                Some(Output::Started { cached }) => {
+                    let details = PromptTokensDetails {
+                        cached_tokens: count(cached),
+                    };
+                    self.usage.prompt_tokens_details = Some(details);
+                }
+                Some(Output::Token(token)) => self.token(token),
+                Some(Output::Finished(reason)) => {
+                    let rest = self.text.finish();
+                    self.delta(rest);
+                    self.finish(reason);
+                }
+                Some(Output::Failed(error)) => self.fail(error),
+                None => self.fail(Error::new(
+                    ErrorCode::EngineUnavailable,
+                    "the engine is ending",
+                )),
+            }
+        }
+    }
+
+    fn token(&mut self, token: LlamaToken) {
+        self.usage.completion_tokens += 1;
+        // A token without text of its own, such as a control token, is reported as an error.
+        let bytes = self
+            .model
+            .token_to_raw_bytes(token, Special::Plaintext)
+            .unwrap_or_default();
+        let certain = self.text.push(&bytes);
+        self.delta(certain.text);
+        if certain.stopped {
+            // Not only once the client has read to the end: from here on every step of this slot would be wasted.
+            self.outputs.close();
+            self.finish(FinishReason::Stop);
+        }
+    }
+
+    fn delta(&mut self, text: String) {
+        if !text.is_empty() {
+            self.events
+                .push_back(Ok(ChatEvent::Delta(Delta::text(text))));
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason) {
+        self.ended = true;
+        self.usage.total_tokens = self
+            .usage
+            .prompt_tokens
+            .saturating_add(self.usage.completion_tokens);
+        self.events.push_back(Ok(ChatEvent::Finish(reason)));
+        self.events
+            .push_back(Ok(ChatEvent::Usage(self.usage.clone())));
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.ended = true;
+        self.events.push_back(Err(error));
+    }
+}
+
+struct WakeOnDrop(Waker);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,5 @@
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fusion_engine::main::<fusion_llama::Llama>()
+}

@@ -1,0 +1,99 @@
+//! From the request's sampling parameters to llama.cpp's sampler chain.
+
+use fusion_engine::types::{Error, Result, chat::Sampling};
+use llama_cpp_4::{
+    common_sampler::{CommonSampler, CommonSamplerParams, CommonSamplerType},
+    model::LlamaModel,
+    token::LlamaToken,
+};
+
+/// Penalties look at this many tokens back.
+const PENALTY_TOKENS: i32 = 4096;
+/// llama.cpp's word for "draw a seed".
+const RANDOM_SEED: u32 = u32::MAX;
+
+/// What the request leaves open keeps llama.cpp's defaults: temperature 0.8, top k 40, top p 0.95, min p 0.05, no penalties,
+/// a random seed. The repetition penalty counts the prompt too, the frequency and presence penalties only do together with it.
+///
+/// # Errors
+/// `invalid_value` for a parameter out of range.
+pub(crate) fn sampler(
+    model: &LlamaModel,
+    sampling: &Sampling,
+    prompt: &[LlamaToken],
+) -> Result<CommonSampler> {
+    check(sampling)?;
+    let mut params = CommonSamplerParams::new();
+    let mut scalars = params.scalars();
+    scalars.seed = sampling.seed.map_or(RANDOM_SEED, fold);
+    scalars.temp = sampling.temperature.unwrap_or(scalars.temp);
+    scalars.top_k = sampling.top_k.unwrap_or(scalars.top_k);
+    scalars.top_p = sampling.top_p.unwrap_or(scalars.top_p);
+    scalars.min_p = sampling.min_p.unwrap_or(scalars.min_p);
+    scalars.penalty_last_n = PENALTY_TOKENS;
+    scalars.penalty_repeat = sampling.repetition_penalty.unwrap_or(1.0);
+    scalars.penalty_freq = sampling.frequency_penalty.unwrap_or(0.0);
+    scalars.penalty_present = sampling.presence_penalty.unwrap_or(0.0);
+    scalars.no_perf = true;
+
+    let greedy = scalars.temp <= 0.0;
+    if greedy {
+        scalars.top_k = 1;
+    }
+    params.set_scalars(&scalars);
+    if greedy {
+        // Only the best token counts, so nothing else needs to look at the others.
+        params
+            .set_samplers(&[CommonSamplerType::Penalties, CommonSamplerType::TopK])
+            .map_err(failed)?;
+    }
+    let mut sampler = CommonSampler::new(model, &mut params).map_err(failed)?;
+    if sampling
+        .repetition_penalty
+        .is_some_and(|penalty| (penalty - 1.0).abs() > f32::EPSILON)
+    {
+        let from = prompt.len().saturating_sub(PENALTY_TOKENS as usize);
+        for token in &prompt[from..] {
+            sampler.accept(*token, false);
+        }
+    }
+    Ok(sampler)
+}
+
+fn check(sampling: &Sampling) -> Result<()> {
+    let within = |name, value: Option<f32>, low: f32, high: f32| match value {
+        Some(value) if !(low..=high).contains(&value) => Err(Error::invalid(
+            name,
+            format!("{name} must be from {low} to {high}"),
+        )),
+        _ => Ok(()),
+    };
+    within("temperature", sampling.temperature, 0.0, 100.0)?;
+    within("top_p", sampling.top_p, 0.0, 1.0)?;
+    within("min_p", sampling.min_p, 0.0, 1.0)?;
+    within(
+        "frequency_penalty",
+        sampling.frequency_penalty,
+        -100.0,
+        100.0,
+    )?;
+    within("presence_penalty", sampling.presence_penalty, -100.0, 100.0)?;
+    within(
+        "repetition_penalty",
+        sampling.repetition_penalty,
+        0.01,
+        100.0,
+    )
+}
+
+/// All 64 bits count, and no seed means "draw one".
+fn fold(seed: u64) -> u32 {
+    let bytes = seed.to_le_bytes();
+    let low = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let high = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    (low ^ high).min(RANDOM_SEED - 1)
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::internal(format!("can't make a sampler: {error}"))
+}

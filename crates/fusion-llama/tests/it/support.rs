@@ -1,0 +1,133 @@
+//! Loading the real model, asking it, and waiting for what must come.
+
+use std::{env, path::PathBuf, time::Duration};
+
+use fusion_engine::{
+    ChatStream, Engine, Launch,
+    types::{
+        Error, Result,
+        chat::{ChatEvent, ChatRequest, FinishReason, Message, Role, Sampling, Usage},
+        model::ModelType,
+    },
+};
+use fusion_llama::Llama;
+use futures::StreamExt;
+
+const FILE: &str = "SmolLM2-135M-Instruct-Q4_1.gguf";
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The model's file; without one the test says that it was skipped.
+pub(crate) fn model_file() -> Option<PathBuf> {
+    let folder = env::var_os("FUSIOND_MODELS_DIR")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/fusiond/models")))?;
+    let file = folder.join(FILE);
+    if file.is_file() {
+        return Some(file);
+    }
+    eprintln!(
+        "SKIPPED: {} is missing; `make models` fetches it",
+        file.display()
+    );
+    None
+}
+
+pub(crate) fn launch(model: PathBuf, slots: u32, context_length: u32) -> Launch {
+    Launch {
+        model,
+        model_type: ModelType::Lm,
+        context_length: Some(context_length),
+        slots,
+        threads: 1,
+        options: Vec::new(),
+    }
+}
+
+pub(crate) fn load(slots: u32, context_length: u32) -> Option<Llama> {
+    Some(Llama::load(&launch(model_file()?, slots, context_length)).unwrap())
+}
+
+/// One question, answered with the likeliest tokens.
+pub(crate) fn ask(question: &str, max_tokens: u32) -> ChatRequest {
+    ChatRequest {
+        model: "smollm2".to_owned(),
+        messages: vec![Message::new(Role::User, question)],
+        max_tokens: Some(max_tokens),
+        sampling: Sampling {
+            temperature: Some(0.0),
+            ..Sampling::default()
+        },
+        stream: true,
+        ..ChatRequest::default()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) finish: FinishReason,
+    pub(crate) usage: Usage,
+}
+
+impl Answer {
+    pub(crate) fn cached(&self) -> u32 {
+        self.usage
+            .prompt_tokens_details
+            .as_ref()
+            .unwrap()
+            .cached_tokens
+    }
+}
+
+/// Reads a stream to its end, and checks that its events come in the promised order.
+pub(crate) async fn read(mut stream: ChatStream) -> Answer {
+    let mut text = String::new();
+    let mut finish = None;
+    let mut usage = None;
+    while let Some(event) = within_deadline(stream.next()).await {
+        assert!(usage.is_none(), "an event after the usage");
+        match event.unwrap() {
+            ChatEvent::Delta(delta) => {
+                assert!(finish.is_none(), "text after the end");
+                text.push_str(&delta.content.unwrap());
+            }
+            ChatEvent::Finish(reason) => finish = Some(reason),
+            ChatEvent::Usage(total) => usage = Some(total),
+        }
+    }
+    Answer {
+        text,
+        finish: finish.unwrap(),
+        usage: usage.unwrap(),
+    }
+}
+
+pub(crate) async fn answer(engine: &Llama, request: ChatRequest) -> Answer {
+    read(engine.chat(request).await.unwrap()).await
+}
+
+/// The next piece of text.
+pub(crate) async fn piece(stream: &mut ChatStream) -> String {
+    match within_deadline(stream.next()).await.unwrap().unwrap() {
+        ChatEvent::Delta(delta) => delta.content.unwrap(),
+        other => panic!("{other:?} instead of text"),
+    }
+}
+
+/// Waits until something is true of the engine.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let check = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within_deadline(check).await;
+}
+
+pub(crate) fn refusal<T>(outcome: Result<T>) -> Error {
+    outcome.err().unwrap()
+}
+
+async fn within_deadline<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap()
+}
