@@ -26,14 +26,10 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn attempt(parts: Arc<Parts>, claimed: Claimed) {
     let (id, fence) = (claimed.job.job_id.clone(), claimed.fence);
     let (attempt, most) = (claimed.job.attempt, claimed.max_attempts);
-    let result = if attempt > most {
-        Err(worn_out(attempt))
-    } else {
-        let (progress, reported) = Progress::new();
-        tokio::select! {
-            result = work(&parts, claimed, progress) => result,
-            never = report(&parts, &id, fence, reported) => match never {},
-        }
+    let (progress, reported) = Progress::new();
+    let result = tokio::select! {
+        result = work(&parts, claimed, progress) => result,
+        never = report(&parts, &id, fence, reported) => match never {},
     };
     let write = ending(result, attempt, most);
     write_through(&parts, &id, fence, write).await;
@@ -125,12 +121,4 @@ fn ending(result: Result<Value>, attempt: u32, max_attempts: u32) -> JobWrite {
         },
         Next::Fail => JobWrite::Finish(Outcome::Failed(error)),
     }
-}
-
-/// Of a job whose every attempt ended without a word, as when it takes the server down.
-fn worn_out(attempt: u32) -> Error {
-    Error::internal(format!(
-        "the server stopped in each of the job's {} attempts",
-        attempt.saturating_sub(1)
-    ))
 }

@@ -16,6 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 mod attempt;
 mod backoff;
+mod changes;
 mod estimate;
 mod operation;
 mod queue;
@@ -29,6 +30,7 @@ pub use request::{ListParams, Order, SubmitRequest, SyncParams};
 pub use runner::{Runner, RunnerConfig};
 pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 
+pub(crate) use changes::wait_for_changes;
 use queue::QueueLength;
 
 /// How long a cancellation waits for the worker to let go before it answers.
@@ -284,7 +286,7 @@ impl Jobs {
 
     /// Waits until there is a change of any job after the cursor, or the time is up.
     pub async fn wait_for_changes(&self, after: Seq, at_most: Duration) {
-        self.parts.store.wait_for_changes(after, at_most).await;
+        wait_for_changes(&*self.parts.store, after, at_most).await;
     }
 
     /// The job once it is finished, or as it is when the time is up.
@@ -305,7 +307,7 @@ impl Jobs {
             if job.status.is_terminal() || left.is_zero() {
                 return Ok(job);
             }
-            self.parts.store.wait_for_changes(seen, left).await;
+            wait_for_changes(&*self.parts.store, seen, left).await;
         }
     }
 

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Parts,
     attempt::{attempt, write_through},
+    changes::wait_for_changes,
 };
 
 /// Jobs that may run while no model is loaded: enough for one to bring its model in while another waits.
@@ -226,7 +227,7 @@ impl Runner {
 
 async fn wait(parts: &Parts, idle: Idle, tick: Duration) {
     match idle {
-        Idle::Changes(seen) => parts.store.wait_for_changes(seen, tick).await,
+        Idle::Changes(seen) => wait_for_changes(&*parts.store, seen, tick).await,
         Idle::Tick => time::sleep(tick).await,
     }
 }

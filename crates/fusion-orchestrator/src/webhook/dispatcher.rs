@@ -16,6 +16,7 @@ use super::{
     record::{Delivery, OUTBOX, all, read},
     schedule::{Due, Schedule},
 };
+use crate::jobs::wait_for_changes;
 
 /// Looked at the clock at least this often, since it may be set, and the machine may sleep.
 const TICK: Duration = Duration::from_secs(30);
@@ -58,7 +59,7 @@ impl Dispatcher {
             let (cursor, until_due) = (self.intake.cursor, self.until_due());
             let news = async {
                 match looked {
-                    Ok(()) => parts.jobs.wait_for_changes(cursor, TICK).await,
+                    Ok(()) => wait_for_changes(&*parts.jobs, cursor, TICK).await,
                     Err(_) => time::sleep(STORE_PAUSE).await,
                 }
             };

@@ -50,6 +50,14 @@ pub struct Config {
     pub job_ttl: Duration,
 }
 
+/// Whether a secret can sign: for a configuration to check what it is given.
+///
+/// # Errors
+/// `invalid_value`.
+pub fn check_secret(secret: &str) -> Result<()> {
+    Key::read(secret).map(|_| ())
+}
+
 /// Tells the time; another than the machine's in tests.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -80,38 +88,33 @@ impl Parts {
 }
 
 impl Webhooks {
-    /// # Errors
-    /// `invalid_value` where the default secret can't sign.
     pub fn new(
         records: Arc<dyn RecordStore>,
         jobs: Arc<dyn JobStore>,
         outgoing: Arc<dyn Outgoing>,
         config: Config,
-    ) -> Result<Self> {
+    ) -> Self {
         Self::with_clock(records, jobs, outgoing, config, Arc::new(Timestamp::now))
     }
 
-    /// # Errors
-    /// As [`Webhooks::new`].
     pub fn with_clock(
         records: Arc<dyn RecordStore>,
         jobs: Arc<dyn JobStore>,
         outgoing: Arc<dyn Outgoing>,
         config: Config,
         clock: Clock,
-    ) -> Result<Self> {
-        Key::read(&config.default_secret)?;
-        let parts = Parts {
-            records,
-            jobs,
-            outgoing,
-            config,
-            clock,
-            more: Notify::new(),
-        };
-        Ok(Self {
-            parts: Arc::new(parts),
-        })
+    ) -> Self {
+        let more = Notify::new();
+        Self {
+            parts: Arc::new(Parts {
+                records,
+                jobs,
+                outgoing,
+                config,
+                clock,
+                more,
+            }),
+        }
     }
 
     /// What sends the deliveries; one a process.
