@@ -3,13 +3,28 @@
 //! The store is the truth. Indexes follow its log before each search, and every hit is joined with the live chunks, so that
 //! what was deleted is never cited.
 
+mod answer;
+mod chunker;
+mod citation;
+mod collections;
+mod embedder;
+mod extract;
+mod follow;
+mod fusion;
+mod given;
+mod ingest;
+mod prompt;
+mod query;
 mod request;
+mod reranker;
 mod response;
+mod retriever;
+mod words;
 
 use std::sync::Arc;
 
 use fusion_types::{
-    Call, Error, Result,
+    Call, Result,
     document::Collection,
     id::DocumentId,
     inference::{Inference, ModelPlanner},
@@ -18,6 +33,12 @@ use fusion_types::{
 };
 use futures::stream::BoxStream;
 
+use self::follow::Indexes;
+
+pub(crate) use self::{
+    answer::Answer, given::GivenSearch, request::default_top_k, reranker::Reordered,
+    retriever::Retrieved,
+};
 pub use request::{
     Content, CreateCollection, DEFAULT_COLLECTION, Expand, GenerationConfig, IngestDocument,
     IngestRequest, Mode, QueryRequest, Rerank, RerankWith, SearchRequest, Threshold, ThresholdName,
@@ -67,8 +88,7 @@ struct Inner {
     inference: Arc<dyn Inference>,
     planner: Arc<dyn ModelPlanner>,
     documents: Arc<dyn DocumentStore>,
-    dense: Arc<dyn ChunkIndex>,
-    keyword: Arc<dyn ChunkIndex>,
+    indexes: Indexes,
     config: RagConfig,
 }
 
@@ -81,13 +101,13 @@ impl Rag {
         keyword: Arc<dyn ChunkIndex>,
         config: RagConfig,
     ) -> Self {
+        let indexes = Indexes::new(documents.clone(), dense, keyword);
         Self {
             inner: Arc::new(Inner {
                 inference,
                 planner,
                 documents,
-                dense,
-                keyword,
+                indexes,
                 config,
             }),
         }
@@ -99,19 +119,19 @@ impl Rag {
     /// What no single document is to blame for; what one is to blame for stands in the report.
     pub async fn ingest(
         &self,
-        _call: &Call,
-        _request: IngestRequest,
-        _progress: impl Fn(f32) + Send + Sync,
+        call: &Call,
+        request: IngestRequest,
+        progress: impl Fn(f32) + Send + Sync,
     ) -> Result<IngestReport> {
-        Err(Error::not_implemented("ingest"))
+        self.inner.ingest(call, request, &progress).await
     }
 
     /// Retrieves and answers.
     ///
     /// # Errors
     /// `collection_not_found`, `embedding_model_mismatch`, and whatever the models answer.
-    pub async fn query(&self, _call: &Call, _request: QueryRequest) -> Result<QueryAnswer> {
-        Err(Error::not_implemented("query"))
+    pub async fn query(&self, call: &Call, request: QueryRequest) -> Result<QueryAnswer> {
+        self.inner.query(call, &request).await
     }
 
     /// As [`Rag::query`], the answer as it is written. An error after the first event is the stream's last item.
@@ -120,28 +140,29 @@ impl Rag {
     /// As [`Rag::query`].
     pub async fn query_stream(
         &self,
-        _call: &Call,
-        _request: QueryRequest,
+        call: &Call,
+        request: QueryRequest,
     ) -> Result<BoxStream<'static, Result<QueryEvent>>> {
-        Err(Error::not_implemented("stream"))
+        self.inner.query_stream(call, &request).await
     }
 
     /// Retrieves only.
     ///
     /// # Errors
     /// As [`Rag::query`].
-    pub async fn search(&self, _call: &Call, _request: SearchRequest) -> Result<SearchAnswer> {
-        Err(Error::not_implemented("search"))
+    pub async fn search(&self, call: &Call, request: SearchRequest) -> Result<SearchAnswer> {
+        self.inner.search(call, &request).await
     }
 
-    pub async fn collections(&self, _call: &Call, _window: Window) -> Result<Page<Collection>> {
-        Err(Error::not_implemented("collections"))
+    /// The tenant's collections.
+    pub async fn collections(&self, call: &Call, window: Window) -> Result<Page<Collection>> {
+        self.inner.collections(call, window).await
     }
 
     /// # Errors
     /// `collection_not_found`.
-    pub async fn collection(&self, _call: &Call, _name: &str) -> Result<Collection> {
-        Err(Error::not_implemented("collections"))
+    pub async fn collection(&self, call: &Call, name: &str) -> Result<Collection> {
+        self.inner.collection(call, name).await
     }
 
     /// The collection as it now is; the existing one where it is the same.
@@ -150,38 +171,38 @@ impl Rag {
     /// `embedding_model_mismatch` where it exists with another model.
     pub async fn create_collection(
         &self,
-        _call: &Call,
-        _request: CreateCollection,
+        call: &Call,
+        request: CreateCollection,
     ) -> Result<Collection> {
-        Err(Error::not_implemented("collections"))
+        self.inner.create_collection(call, request).await
     }
 
     /// # Errors
     /// `collection_not_found`.
-    pub async fn delete_collection(&self, _call: &Call, _name: &str) -> Result<()> {
-        Err(Error::not_implemented("collections"))
+    pub async fn delete_collection(&self, call: &Call, name: &str) -> Result<()> {
+        self.inner.delete_collection(call, name).await
     }
 
     /// # Errors
     /// `collection_not_found`.
     pub async fn documents(
         &self,
-        _call: &Call,
-        _collection: &str,
-        _window: Window,
+        call: &Call,
+        collection: &str,
+        window: Window,
     ) -> Result<DocumentList> {
-        Err(Error::not_implemented("documents"))
+        self.inner.documents(call, collection, window).await
     }
 
     /// # Errors
     /// `collection_not_found`, `document_not_found`.
     pub async fn document(
         &self,
-        _call: &Call,
-        _collection: &str,
-        _id: &DocumentId,
+        call: &Call,
+        collection: &str,
+        id: &DocumentId,
     ) -> Result<DocumentAnswer> {
-        Err(Error::not_implemented("documents"))
+        self.inner.document(call, collection, id).await
     }
 
     /// Gone from the store and from every index once this returns.
@@ -190,10 +211,52 @@ impl Rag {
     /// `collection_not_found`, `document_not_found`.
     pub async fn delete_document(
         &self,
-        _call: &Call,
-        _collection: &str,
-        _id: &DocumentId,
+        call: &Call,
+        collection: &str,
+        id: &DocumentId,
     ) -> Result<DeletedDocument> {
-        Err(Error::not_implemented("documents"))
+        self.inner.delete_document(call, collection, id).await
+    }
+}
+
+/// The steps of an answer one by one, for workflows.
+impl Rag {
+    pub(crate) async fn retrieve(
+        &self,
+        call: &Call,
+        search: &SearchRequest,
+        keep: usize,
+    ) -> Result<Retrieved> {
+        self.inner.retrieve(call, search, keep).await
+    }
+
+    pub(crate) async fn retrieve_given(
+        &self,
+        call: &Call,
+        search: &GivenSearch<'_>,
+        keep: usize,
+    ) -> Result<Retrieved> {
+        self.inner.retrieve_given(call, search, keep).await
+    }
+
+    pub(crate) async fn rerank(
+        &self,
+        call: &Call,
+        query: &str,
+        sources: Vec<Source>,
+        model: Option<&str>,
+    ) -> Result<Reordered> {
+        self.inner.rerank(call, query, sources, model).await
+    }
+
+    pub(crate) async fn answer(
+        &self,
+        call: &Call,
+        query: &str,
+        sources: &[Source],
+        model: Option<&str>,
+        config: &GenerationConfig,
+    ) -> Result<Answer> {
+        self.inner.answer(call, query, sources, model, config).await
     }
 }

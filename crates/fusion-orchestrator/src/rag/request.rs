@@ -411,7 +411,7 @@ pub(super) fn check_collection_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn check_top_k(param: &str, top_k: u32) -> Result<()> {
+fn check_top_k(param: &str, top_k: u32) -> Result<()> {
     if !(1..=MOST_TOP_K).contains(&top_k) {
         return Err(Error::invalid(
             param,
