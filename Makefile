@@ -35,8 +35,9 @@ test: models ## every test, those on real engines and real models included
 		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
 	fi
 
-lint: | setup ## formatting and clippy, warnings are errors
+lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
 	cargo fmt --all --check
+	@python3 scripts/check_docs.py
 	cargo clippy --workspace --all-targets -- -D warnings
 
 bench: build models ## measure and write bench/RESULTS.md

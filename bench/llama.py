@@ -27,9 +27,9 @@ def measure():
     if not model.is_file():
         return f"## Decoding\n\nSkipped: {MODEL} is not there (`make models`).\n"
     peer = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-    with Server() as server:
+    with Server(configuration="[models]\nthreads = 1\n") as server:
         load = {"model_path": str(model), "model_id": "m", "model_type": "lm", "context_length": CONTEXT}
-        server.call("POST", "/v1/models/load", {**load, "concurrency": max(STREAMS), "options": {"threads": 1}})
+        server.call("POST", "/v1/models/load", {**load, "concurrency": max(STREAMS)})
         ours = (server.port, [server.process.pid, *children(server.process.pid)])
         if not peer:
             rounds = [one_round({"fusiond": ours}) for _ in range(ROUNDS)]

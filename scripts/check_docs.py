@@ -62,11 +62,11 @@ def tracked_sources():
 
 
 def source_name(path):
-    """`crates/C/src/rag/mod.rs` is (C, rag); a crate's root file needs no mention."""
+    """`crates/C/src/rag/mod.rs` is (C, rag); a crate's root file and tests need no mention."""
     _, crate, _, *rest = Path(path).with_suffix("").parts
     if rest[-1] == "mod":
         rest = rest[:-1]
-    return None if rest in (["lib"], ["main"]) else (crate, "/".join(rest))
+    return None if rest in (["lib"], ["main"]) or rest[-1] == "tests" else (crate, "/".join(rest))
 
 
 if __name__ == "__main__":

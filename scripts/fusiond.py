@@ -41,8 +41,8 @@ def executable():
 class Server:
     """`fusiond serve` on a free port with a data folder of its own, on embedded defaults but for what is asked here."""
 
-    def __init__(self, *flags, environment=None, models_dir=None):
-        self.flags = list(flags)
+    def __init__(self, environment=None, models_dir=None, configuration=""):
+        self.configuration = configuration
         self.models_dir = models_dir or models_folder()
         self.environment = {**os.environ, **(environment or {})}
         self.folder = Path(tempfile.mkdtemp(prefix="fusiond-"))
@@ -69,9 +69,10 @@ class Server:
     def start(self):
         """Returns once `/health/ready` answers 200."""
         command = [str(executable()), "serve", "--port", "0", "--data-dir", str(self.folder / "data")]
-        # The defaults, whatever the user's own configuration file says.
-        (self.folder / "fusiond.toml").touch()
-        command += ["--models-dir", str(self.models_dir), "--config", str(self.folder / "fusiond.toml"), *self.flags]
+        # Instead of the user's own configuration file.
+        file = self.folder / "fusiond.toml"
+        file.write_text(self.configuration)
+        command += ["--models-dir", str(self.models_dir), "--config", str(file)]
         with open(self.log, "wb") as log:
             # A process group of its own: Ctrl-C in the terminal reaches this program, which then ends the server.
             self.process = subprocess.Popen(
