@@ -1,0 +1,146 @@
+//! Taking jobs in.
+
+use fusion_types::{
+    Timestamp,
+    job::{Fence, Idempotency, Inserted, Job, JobStatus, NewJob},
+};
+use rusqlite::{OptionalExtension, named_params};
+
+use super::{
+    super::{name_of, to_json, to_stored, writer::Transaction},
+    change, payload,
+    row::{self, JobRow},
+    sweep,
+};
+use crate::error::StoreError;
+
+pub(super) fn insert_all(
+    transaction: &Transaction<'_>,
+    jobs: &[NewJob],
+    now: Timestamp,
+) -> Result<Vec<Inserted>, StoreError> {
+    jobs.iter()
+        .map(|job| insert(transaction, job, now))
+        .collect()
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    new: &NewJob,
+    now: Timestamp,
+) -> Result<Inserted, StoreError> {
+    if let Some((row, body_hash)) = holder_of_key(transaction, new)? {
+        if !row.is_expired(now) {
+            let is_same = new
+                .idempotency
+                .as_ref()
+                .is_some_and(|idempotency| idempotency.body_hash == body_hash);
+            return Ok(if is_same {
+                Inserted::Existing(row.job)
+            } else {
+                Inserted::KeyReused
+            });
+        }
+        sweep::remove(transaction, &row)?;
+    }
+    let mut row = queued(new);
+    row.payload = Some(payload::insert(transaction, &new.input)?);
+    let record = to_json(&row.job)?;
+    row.number = store(transaction, new, &row, &record)?;
+    change::append(transaction, &row, &record, now)?;
+    Ok(Inserted::New(row.job))
+}
+
+/// The job that came with the same key, and the hash of its body.
+fn holder_of_key(
+    transaction: &Transaction<'_>,
+    new: &NewJob,
+) -> Result<Option<(JobRow, String)>, StoreError> {
+    let Some(Idempotency { key, .. }) = &new.idempotency else {
+        return Ok(None);
+    };
+    let sql = "SELECT number, body_hash FROM jobs WHERE tenant = ?1 AND idempotency_key = ?2";
+    let found: Option<(i64, String)> = transaction
+        .prepare_cached(sql)?
+        .query_row((new.tenant.as_str(), key), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((number, body_hash)) = found else {
+        return Ok(None);
+    };
+    Ok(row::by_number(transaction, number)?.map(|row| (row, body_hash)))
+}
+
+fn queued(new: &NewJob) -> JobRow {
+    JobRow {
+        number: 0,
+        tenant: new.tenant.clone(),
+        job: Job {
+            job_id: new.id.clone(),
+            status: JobStatus::Queued,
+            model_id: new.model_id.clone(),
+            operation: new.operation,
+            priority: new.priority,
+            created_at: new.created_at,
+            started_at: None,
+            completed_at: None,
+            failed_at: None,
+            cancelled_at: None,
+            progress: None,
+            attempt: 0,
+            result: None,
+            error: None,
+            error_detail: None,
+            group: new.group.clone(),
+            metadata: new.metadata.clone(),
+            request_id: new.request_id.clone(),
+        },
+        run_at: new.run_at,
+        sort_key: new.sort_key,
+        timeout: new.timeout,
+        max_attempts: new.max_attempts,
+        ttl: new.ttl,
+        fence: Fence(0),
+        owner: None,
+        lease_until: None,
+        cancel_wanted: false,
+        payload: None,
+        expires_at: None,
+    }
+}
+
+/// Returns the job's number.
+fn store(
+    transaction: &Transaction<'_>,
+    new: &NewJob,
+    row: &JobRow,
+    record: &str,
+) -> Result<i64, StoreError> {
+    let sql = "INSERT INTO jobs (id, tenant, status, operation, model_id, job_group, created_at, run_at, sort_key, timeout_ms, \
+               max_attempts, ttl_ms, payload_first, payload_parts, idempotency_key, body_hash, callback_url, record) \
+               VALUES (:id, :tenant, 'queued', :operation, :model_id, :job_group, :created_at, :run_at, :sort_key, :timeout_ms, \
+               :max_attempts, :ttl_ms, :payload_first, :payload_parts, :idempotency_key, :body_hash, :callback_url, :record)";
+    let millis =
+        |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    transaction.prepare_cached(sql)?.execute(named_params! {
+        ":id": new.id.as_str(),
+        ":tenant": new.tenant.as_str(),
+        ":operation": name_of(&new.operation)?,
+        ":model_id": new.model_id,
+        ":job_group": new.group,
+        ":created_at": new.created_at.as_millis(),
+        ":run_at": new.run_at.as_millis(),
+        ":sort_key": new.sort_key,
+        ":timeout_ms": millis(new.timeout),
+        ":max_attempts": new.max_attempts,
+        ":ttl_ms": millis(new.ttl),
+        ":payload_first": row.payload.map(|payload| payload.first),
+        ":payload_parts": row.payload.map(|payload| to_stored(payload.parts)),
+        ":idempotency_key": new.idempotency.as_ref().map(|idempotency| &idempotency.key),
+        ":body_hash": new.idempotency.as_ref().map(|idempotency| &idempotency.body_hash),
+        ":callback_url": new.callback_url,
+        ":record": record,
+    })?;
+    Ok(transaction.last_insert_rowid())
+}

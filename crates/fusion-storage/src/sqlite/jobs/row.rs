@@ -1,0 +1,162 @@
+//! A job as the store keeps it: the public record, and what only the store needs.
+
+use std::time::Duration;
+
+use fusion_types::{
+    Tenant, Timestamp,
+    id::JobId,
+    job::{Fence, Job, JobStatus},
+};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, named_params};
+
+use super::{
+    super::{from_json, from_stored, to_json, to_stored, writer::Transaction},
+    change,
+    payload::{self, Payload},
+};
+use crate::error::StoreError;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct JobRow {
+    pub(super) number: i64,
+    pub(super) tenant: Tenant,
+    pub(super) job: Job,
+    pub(super) run_at: Timestamp,
+    pub(super) sort_key: i64,
+    pub(super) timeout: Duration,
+    pub(super) max_attempts: u32,
+    pub(super) ttl: Duration,
+    pub(super) fence: Fence,
+    pub(super) owner: Option<String>,
+    pub(super) lease_until: Option<Timestamp>,
+    pub(super) cancel_wanted: bool,
+    pub(super) payload: Option<Payload>,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// What [`read`] expects, in its order.
+pub(super) const COLUMNS: &str = "number, tenant, record, result, run_at, sort_key, timeout_ms, max_attempts, ttl_ms, fence, owner, \
+     lease_until, cancel_wanted, payload_first, payload_parts, expires_at";
+
+pub(super) fn by_number(
+    connection: &Connection,
+    number: i64,
+) -> Result<Option<JobRow>, StoreError> {
+    one(connection, "number = ?1", [number])
+}
+
+pub(super) fn by_id(connection: &Connection, id: &JobId) -> Result<Option<JobRow>, StoreError> {
+    one(connection, "id = ?1", [id.as_str()])
+}
+
+/// The job as its tenant sees it: not once it has expired.
+pub(super) fn find_public(
+    connection: &Connection,
+    tenant: &Tenant,
+    id: &JobId,
+    now: Timestamp,
+) -> Result<Option<JobRow>, StoreError> {
+    let row = by_id(connection, id)?;
+    Ok(row.filter(|row| row.tenant == *tenant && !row.is_expired(now)))
+}
+
+fn one(
+    connection: &Connection,
+    condition: &str,
+    parameters: impl Params,
+) -> Result<Option<JobRow>, StoreError> {
+    let mut statement = select(connection, condition)?;
+    statement
+        .query_row(parameters, |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+fn select<'a>(
+    connection: &'a Connection,
+    condition: &str,
+) -> rusqlite::Result<CachedStatement<'a>> {
+    connection.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE {condition}"))
+}
+
+pub(super) fn read(row: &Row<'_>) -> Result<JobRow, StoreError> {
+    let mut job: Job = from_json(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
+    let result = row
+        .get_ref(3)?
+        .as_str_or_null()
+        .map_err(rusqlite::Error::from)?;
+    job.result = result.map(from_json).transpose()?;
+    Ok(JobRow {
+        number: row.get(0)?,
+        tenant: Tenant::new(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?),
+        job,
+        run_at: Timestamp::from_millis(row.get(4)?),
+        sort_key: row.get(5)?,
+        timeout: Duration::from_millis(from_stored(row.get(6)?)),
+        max_attempts: row.get(7)?,
+        ttl: Duration::from_millis(from_stored(row.get(8)?)),
+        fence: Fence(from_stored(row.get(9)?)),
+        owner: row.get(10)?,
+        lease_until: row.get::<_, Option<i64>>(11)?.map(Timestamp::from_millis),
+        cancel_wanted: row.get(12)?,
+        payload: payload::from_columns(row.get(13)?, row.get(14)?),
+        expires_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_millis),
+    })
+}
+
+impl JobRow {
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// Stores a job that is in another state than before, with its change, and forgets the input where nobody needs it any more.
+pub(super) fn save_transition(
+    transaction: &Transaction<'_>,
+    row: &mut JobRow,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if matches!(row.job.status, JobStatus::Completed | JobStatus::Cancelled)
+        && let Some(gone) = row.payload.take()
+    {
+        payload::delete(transaction, gone)?;
+    }
+    let record = save(transaction, row)?;
+    change::append(transaction, row, &record, now)
+}
+
+/// Returns the public record without its result, as JSON.
+pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<String, StoreError> {
+    let (record, result) = take_apart(&mut row.job)?;
+    let sql = "UPDATE jobs SET status = :status, completed_at = :completed_at, failed_at = :failed_at, expires_at = :expires_at, \
+               run_at = :run_at, sort_key = :sort_key, fence = :fence, owner = :owner, lease_until = :lease_until, \
+               cancel_wanted = :cancel_wanted, payload_first = :payload_first, payload_parts = :payload_parts, \
+               record = :record, result = :result WHERE number = :number";
+    transaction.prepare_cached(sql)?.execute(named_params! {
+        ":number": row.number,
+        ":status": row.job.status.as_str(),
+        ":completed_at": row.job.completed_at.map(Timestamp::as_millis),
+        ":failed_at": row.job.failed_at.map(Timestamp::as_millis),
+        ":expires_at": row.expires_at.map(Timestamp::as_millis),
+        ":run_at": row.run_at.as_millis(),
+        ":sort_key": row.sort_key,
+        ":fence": to_stored(row.fence.0),
+        ":owner": row.owner,
+        ":lease_until": row.lease_until.map(Timestamp::as_millis),
+        ":cancel_wanted": row.cancel_wanted,
+        ":payload_first": row.payload.map(|payload| payload.first),
+        ":payload_parts": row.payload.map(|payload| to_stored(payload.parts)),
+        ":record": record,
+        ":result": result,
+    })?;
+    Ok(record)
+}
+
+/// The record without its result, and the result, both as JSON.
+fn take_apart(job: &mut Job) -> Result<(String, Option<String>), StoreError> {
+    let result = job.result.take();
+    let record = to_json(job)?;
+    job.result = result;
+    let result = job.result.as_ref().map(to_json).transpose()?;
+    Ok((record, result))
+}

@@ -1,0 +1,77 @@
+//! Removing what nobody may see or need any more.
+
+use std::time::Duration;
+
+use fusion_types::Timestamp;
+
+use super::{
+    super::writer::Transaction,
+    payload,
+    row::{self, JobRow},
+};
+use crate::error::StoreError;
+
+/// How long a failed job's input is kept, so that it can be retried.
+pub(super) const FAILED_PAYLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) struct Swept {
+    pub(super) jobs: u64,
+    pub(super) is_more: bool,
+}
+
+/// Removes up to `limit` expired jobs with all that belongs to them, and as many inputs of failed ones.
+pub(super) fn sweep(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Swept, StoreError> {
+    let expired = "SELECT number FROM jobs WHERE expires_at <= ?1 LIMIT ?2";
+    let expired = load(transaction, expired, now.as_millis(), limit)?;
+    for row in &expired {
+        remove(transaction, row)?;
+    }
+    let kept = i64::try_from(FAILED_PAYLOAD_KEPT.as_millis()).unwrap_or(i64::MAX);
+    let failed = "SELECT number FROM jobs WHERE status = 'failed' AND payload_first IS NOT NULL AND failed_at <= ?1 LIMIT ?2";
+    let failed = load(transaction, failed, now.as_millis() - kept, limit)?;
+    let is_more = [expired.len(), failed.len()].contains(&(limit as usize));
+    for mut row in failed {
+        if let Some(gone) = row.payload.take() {
+            payload::delete(transaction, gone)?;
+        }
+        row::save(transaction, &mut row)?;
+    }
+    Ok(Swept {
+        jobs: expired.len() as u64,
+        is_more,
+    })
+}
+
+fn load(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    until: i64,
+    limit: u32,
+) -> Result<Vec<JobRow>, StoreError> {
+    let mut statement = transaction.prepare_cached(sql)?;
+    let numbers = statement
+        .query_map((until, limit), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    numbers
+        .into_iter()
+        .filter_map(|number| row::by_number(transaction, number).transpose())
+        .collect()
+}
+
+/// The job, its changes and its input.
+pub(super) fn remove(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
+    if let Some(gone) = row.payload {
+        payload::delete(transaction, gone)?;
+    }
+    transaction
+        .prepare_cached("DELETE FROM changes WHERE job = ?1")?
+        .execute([row.number])?;
+    transaction
+        .prepare_cached("DELETE FROM jobs WHERE number = ?1")?
+        .execute([row.number])?;
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! The database's file: how it is opened, checked and brought up to date.
+
+use std::{fs, path::Path, time::Duration};
+
+use fusion_types::Result;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::error::{StoreError, unavailable};
+
+/// Nobody else writes; a backup tool may hold the lock for a moment.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Each brings the schema from its index to the next version; `user_version` counts those that ran. Never changed once released.
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+
+/// A database up to this size is checked after an unclean stop: that takes milliseconds. Larger ones rely on the write-ahead log's
+/// checksums, so that the server is always ready in time.
+const LARGEST_CHECKED: u64 = 8 << 20;
+
+/// The connection for writing.
+pub(super) fn open(file: &Path) -> Result<Connection> {
+    let stopped_cleanly = !has_content(&file.with_added_extension("wal"));
+    let mut connection = connect(file).map_err(|error| unreadable(file, &error))?;
+    migrate(&mut connection)?;
+    if !stopped_cleanly && fs::metadata(file).is_ok_and(|data| data.len() <= LARGEST_CHECKED) {
+        check(&connection)?;
+    }
+    Ok(connection)
+}
+
+fn has_content(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|data| data.len() > 0)
+}
+
+fn connect(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    // Payloads are cut to fit this.
+    connection.pragma_update(None, "page_size", 4096)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // Deleted is gone: freed space is overwritten, and savepoints leave nothing in temporary files.
+    connection.pragma_update_and_check(None, "secure_delete", "ON", |_| Ok(()))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+fn unreadable(file: &Path, error: &rusqlite::Error) -> fusion_types::Error {
+    unavailable(format!(
+        "can't open the database {}: {error}",
+        file.display()
+    ))
+}
+
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = MIGRATIONS.len() as u32;
+    let Some(missing) = MIGRATIONS.get(version as usize..) else {
+        let message = format!(
+            "the database has schema version {version}; this version of the server knows up to {known}"
+        );
+        return Err(unavailable(message).into());
+    };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn check(connection: &Connection) -> Result<(), StoreError> {
+    let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if finding == "ok" {
+        return Ok(());
+    }
+    tracing::error!(finding, "the database is damaged");
+    Err(unavailable("the database is damaged; put a backup in its place").into())
+}

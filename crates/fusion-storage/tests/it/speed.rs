@@ -1,0 +1,112 @@
+//! Measured, not asserted: run with `--ignored --nocapture` on a quiet machine.
+
+use std::time::{Duration, Instant};
+
+use fusion_types::{
+    job::{JobWrite, NewJob, Outcome},
+    store::JobStore,
+};
+use serde_json::json;
+
+use crate::{
+    sqlite::new_store,
+    suite::jobs::{HOUR, claim, insert, new_job},
+};
+
+/// How often a second, over about three seconds.
+async fn rate(mut work: impl AsyncFnMut() -> usize) -> f64 {
+    let began = Instant::now();
+    let mut done = 0;
+    while began.elapsed() < Duration::from_secs(3) {
+        done += work().await;
+    }
+    done as f64 / began.elapsed().as_secs_f64()
+}
+
+async fn insert_together(jobs: &dyn JobStore, callers: usize) -> f64 {
+    let began = Instant::now();
+    let caller = async || {
+        let mut done = 0;
+        while began.elapsed() < Duration::from_secs(3) {
+            insert(jobs, new_job()).await;
+            done += 1;
+        }
+        done
+    };
+    let mut callers = (0..callers).map(|_| Box::pin(caller())).collect::<Vec<_>>();
+    let mut done = 0;
+    // All make headway while each is awaited, since the first polls the others no more: so poll them together.
+    let mut results = vec![None; callers.len()];
+    std::future::poll_fn(|context| {
+        for (caller, result) in callers.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let std::task::Poll::Ready(count) = caller.as_mut().poll(context)
+            {
+                *result = Some(count);
+            }
+        }
+        if results.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done += results.into_iter().flatten().sum::<usize>();
+    done as f64 / began.elapsed().as_secs_f64()
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn commits_and_claims_a_second() {
+    let store = new_store().await;
+    let jobs = &*store.storage.jobs;
+    for callers in [1, 10, 100] {
+        println!(
+            "inserts/s, {callers} callers: {:.0}",
+            insert_together(jobs, callers).await
+        );
+    }
+    let began = Instant::now();
+    for _ in 0..100 {
+        jobs.insert((0..1000).map(|_| new_job()).collect())
+            .await
+            .unwrap();
+    }
+    println!(
+        "100,000 jobs in thousands: {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    let queued = jobs.counts().await.unwrap().queued;
+    println!("queued: {queued}");
+    for limit in [1, 10, 100] {
+        println!(
+            "claims/s, {limit} at once: {:.0}",
+            rate(async || claim(jobs, limit, HOUR).await.len()).await
+        );
+    }
+    let last = insert(
+        jobs,
+        NewJob {
+            sort_key: i64::MAX,
+            ..new_job()
+        },
+    )
+    .await;
+    println!(
+        "positions/s of the last: {:.0}",
+        rate(async || jobs.position(&last.job_id).await.unwrap().map_or(0, |_| 1)).await
+    );
+    let finish = async || {
+        let claimed = claim(jobs, 1, HOUR).await.remove(0);
+        let finish = JobWrite::Finish(Outcome::Completed(json!({"content": "done"})));
+        jobs.write(&claimed.job.job_id, claimed.fence, finish)
+            .await
+            .unwrap();
+        1
+    };
+    println!(
+        "claimed, completed and scrubbed, one by one: {:.0}/s",
+        rate(finish).await
+    );
+}
