@@ -1,1 +1,18 @@
-fn main() {}
+//! `fusiond`: the server, and the commands that talk to it.
+
+mod app;
+mod cli;
+mod config;
+mod drain;
+mod http;
+mod memory;
+mod outgoing;
+mod secret;
+mod state;
+mod telemetry;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

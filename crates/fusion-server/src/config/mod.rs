@@ -149,7 +149,11 @@ impl Config {
         lay_over(&mut reader, sources);
         let config = Self::take(&mut reader);
         let problems = reader.finish();
-        if problems.is_empty() { Ok(config) } else { Err(Invalid(problems)) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Invalid(problems))
+        }
     }
 
     fn take(reader: &mut Reader) -> Self {
@@ -195,8 +199,10 @@ impl Server {
         if !host.is_loopback() && !reader.take::<bool>("server.insecure") {
             reader.problem(
                 "server.host",
-                format!("{host} can be reached by others, and there is no authentication yet; \
-                         set server.insecure = true (--insecure true) to allow it"),
+                format!(
+                    "{host} can be reached by others, and there is no authentication yet; \
+                         set server.insecure = true (--insecure true) to allow it"
+                ),
             );
         }
         Self {
@@ -242,8 +248,13 @@ impl Launch {
             reader.problem("launch.model_type", error);
             ModelType::Lm
         });
-        let context_length = Some(reader.take("launch.context_length")).filter(|&length| length > 0);
-        Some(Self { model_path: text(reader, "launch.model_path")?, model_type, context_length })
+        let context_length =
+            Some(reader.take("launch.context_length")).filter(|&length| length > 0);
+        Some(Self {
+            model_path: text(reader, "launch.model_path")?,
+            model_type,
+            context_length,
+        })
     }
 }
 
@@ -268,21 +279,36 @@ fn lay_over(reader: &mut Reader, sources: &Sources<'_>) {
         }
     }
     for setting in SETTINGS {
-        let flag = sources.flags.iter().find(|(key, _)| *key == setting.key).map(|(_, value)| value.clone());
-        let environment = || setting.environment.iter().find_map(|name| (sources.environment)(name));
+        let flag = sources
+            .flags
+            .iter()
+            .find(|(key, _)| *key == setting.key)
+            .map(|(_, value)| value.clone());
+        let environment = || {
+            setting
+                .environment
+                .iter()
+                .find_map(|name| (sources.environment)(name))
+        };
         if let Some(value) = flag.or_else(environment) {
             reader.overlay(setting.key, &value);
         }
     }
     for (name, what) in NOT_BUILT {
         if (sources.environment)(name).is_some() {
-            reader.problem(name, format!("{what} is not implemented yet; unset it to use the embedded store"));
+            reader.problem(
+                name,
+                format!("{what} is not implemented yet; unset it to use the embedded store"),
+            );
         }
     }
     if let Some(kind) = (sources.environment)("VECTOR_DB_TYPE")
         && !matches!(kind.as_str(), "embedded" | "mlx")
     {
-        reader.problem("VECTOR_DB_TYPE", format!("{kind} is not implemented yet; use embedded"));
+        reader.problem(
+            "VECTOR_DB_TYPE",
+            format!("{kind} is not implemented yet; use embedded"),
+        );
     }
 }
 
@@ -301,13 +327,18 @@ fn text(reader: &mut Reader, key: &str) -> Option<String> {
 fn folder(reader: &mut Reader, key: &str, default: fn() -> Option<PathBuf>) -> PathBuf {
     let given = text(reader, key).map(PathBuf::from).or_else(default);
     given.unwrap_or_else(|| {
-        reader.problem(key, "the platform has no such folder (HOME is not set); name one");
+        reader.problem(
+            key,
+            "the platform has no such folder (HOME is not set); name one",
+        );
         PathBuf::new()
     })
 }
 
 fn home() -> Option<PathBuf> {
-    env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
+    env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|home| home.is_absolute())
 }
 
 /// The platform's folder of a kind, by the XDG base directory specification or Apple's.
@@ -315,7 +346,9 @@ fn platform(variable: &str, linux: &str, mac: &str) -> Option<PathBuf> {
     if cfg!(target_os = "macos") {
         return Some(home()?.join("Library").join(mac).join("fusiond"));
     }
-    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     Some(named.or_else(|| Some(home()?.join(linux)))?.join("fusiond"))
 }
 
@@ -330,29 +363,60 @@ fn cache_home() -> Option<PathBuf> {
 /// `fusiond.toml` here, else in the platform's configuration folder, where there is one.
 pub(crate) fn default_file() -> Option<PathBuf> {
     let here = Path::new("fusiond.toml").to_path_buf();
-    let there = platform("XDG_CONFIG_HOME", ".config", "Application Support").map(|folder| folder.join("fusiond.toml"));
-    [Some(here), there].into_iter().flatten().find(|path| path.is_file())
+    let there = platform("XDG_CONFIG_HOME", ".config", "Application Support")
+        .map(|folder| folder.join("fusiond.toml"));
+    [Some(here), there]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &str) -> Result<Config, Invalid> {
+    fn read(
+        flags: &[(&'static str, &str)],
+        environment: &[(&str, &str)],
+        file: &str,
+    ) -> Result<Config, Invalid> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fusiond.toml");
         std::fs::write(&path, file).unwrap();
-        let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-        let lookup = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Config::read(&Sources { flags: &flags, environment: &lookup, file: Some(path) })
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
+        let lookup = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        Config::read(&Sources {
+            flags: &flags,
+            environment: &lookup,
+            file: Some(path),
+        })
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
         let file = "[server]\nport = 1\n[models]\nconcurrency = 2\nmax_queue_size = 5\n";
-        let environment = [("SERVER_PORT", "3"), ("DEFAULT_CONCURRENCY", "4"), ("OUTGOING_ALLOW", "127.0.0.0/8, ::1")];
+        let environment = [
+            ("SERVER_PORT", "3"),
+            ("DEFAULT_CONCURRENCY", "4"),
+            ("OUTGOING_ALLOW", "127.0.0.0/8, ::1"),
+        ];
         let config = read(&[("server.port", "6")], &environment, file).unwrap();
-        assert_eq!((config.server.port, config.models.concurrency, config.models.max_queue), (6, 4, 5));
+        assert_eq!(
+            (
+                config.server.port,
+                config.models.concurrency,
+                config.models.max_queue
+            ),
+            (6, 4, 5)
+        );
         assert_eq!(config.outgoing_allow, ["127.0.0.0/8", "::1"]);
         assert_eq!(config.jobs.ttl, Duration::from_secs(7 * 86_400));
     }
@@ -360,15 +424,36 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once_with_its_key() {
         let file = "[server]\nport = 99999\ncolour = 1\n[models]\neviction_policy = \"random\"\n";
-        let Invalid(problems) = read(&[], &[("MAX_VRAM_GB", "much"), ("REDIS_URI", "redis://x")], file).unwrap_err();
-        for key in ["server.port", "server.colour", "models.eviction_policy", "models.max_vram_gb", "REDIS_URI"] {
-            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing in {problems:#?}");
+        let Invalid(problems) = read(
+            &[],
+            &[("MAX_VRAM_GB", "much"), ("REDIS_URI", "redis://x")],
+            file,
+        )
+        .unwrap_err();
+        for key in [
+            "server.port",
+            "server.colour",
+            "models.eviction_policy",
+            "models.max_vram_gb",
+            "REDIS_URI",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(key)),
+                "{key} is missing in {problems:#?}"
+            );
         }
     }
 
     #[test]
     fn a_public_address_needs_a_word() {
         assert!(read(&[("server.host", "0.0.0.0")], &[], "").is_err());
-        assert!(read(&[("server.host", "0.0.0.0"), ("server.insecure", "true")], &[], "").is_ok());
+        assert!(
+            read(
+                &[("server.host", "0.0.0.0"), ("server.insecure", "true")],
+                &[],
+                ""
+            )
+            .is_ok()
+        );
     }
 }

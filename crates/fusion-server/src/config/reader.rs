@@ -13,7 +13,10 @@ impl Reader {
     /// # Errors
     /// Where the defaults aren't TOML.
     pub(crate) fn new(defaults: &str) -> Result<Self, toml::de::Error> {
-        Ok(Self { layers: defaults.parse()?, problems: Vec::new() })
+        Ok(Self {
+            layers: defaults.parse()?,
+            problems: Vec::new(),
+        })
     }
 
     /// Lays a file over what is there. Keys that the defaults don't have are problems.
@@ -40,7 +43,10 @@ impl Reader {
     /// The value at `key`, or its type's default after noting a problem.
     pub(crate) fn take<T: DeserializeOwned + Default>(&mut self, key: &str) -> T {
         let value = match key.split_once('.') {
-            Some((section, name)) => self.layers.get(section).and_then(|section| section.get(name)),
+            Some((section, name)) => self
+                .layers
+                .get(section)
+                .and_then(|section| section.get(name)),
             None => self.layers.get(key),
         };
         let Some(value) = value.cloned() else {
@@ -58,7 +64,9 @@ impl Reader {
 
     /// A list of tables, empty where there is none.
     pub(crate) fn take_list<T: DeserializeOwned>(&mut self, key: &str) -> Vec<T> {
-        let Some(Value::Array(list)) = self.layers.remove(key) else { return Vec::new() };
+        let Some(Value::Array(list)) = self.layers.remove(key) else {
+            return Vec::new();
+        };
         let mut taken = Vec::new();
         for (index, item) in list.into_iter().enumerate() {
             match item.try_into() {
@@ -77,12 +85,21 @@ impl Reader {
 /// Text from a flag or the environment is read as TOML where the type wants more than a string, a comma-separated list
 /// included.
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, toml::de::Error> {
-    let Value::String(text) = &value else { return value.try_into() };
+    let Value::String(text) = &value else {
+        return value.try_into();
+    };
     let candidates = [
         Some(value.clone()),
-        format!("value = {}", text.trim()).parse::<Table>().ok().and_then(|mut table| table.remove("value")),
+        format!("value = {}", text.trim())
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut table| table.remove("value")),
         Some(Value::Array(
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| item.into()).collect(),
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| item.into())
+                .collect(),
         )),
     ];
     let mut first_error = None;
@@ -100,7 +117,11 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, toml::de::Error> {
 
 fn merge(under: &mut Table, over: Table, path: &str, problems: &mut Vec<String>) {
     for (key, value) in over {
-        let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let here = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
         match (under.get_mut(&key), value) {
             (Some(Value::Table(under)), Value::Table(over)) => merge(under, over, &here, problems),
             (Some(Value::Table(_)), _) => problems.push(format!("{here}: expected a table")),

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use fusion_types::{Error, ErrorCode, error::ErrorBody, json};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::App;
 
@@ -29,9 +30,13 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let Self(error) = self;
-        let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(ErrorBody::from(&error))).into_response();
-        if let Some(after) = error.retry_after.or((status == StatusCode::TOO_MANY_REQUESTS).then_some(RETRY_AFTER)) {
+        if let Some(after) = error
+            .retry_after
+            .or((status == StatusCode::TOO_MANY_REQUESTS).then_some(RETRY_AFTER))
+        {
             let seconds = after.as_millis().div_ceil(1000).max(1);
             if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
                 response.headers_mut().insert(header::RETRY_AFTER, value);
@@ -63,7 +68,12 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
     let mut gathered = BytesMut::new();
     let mut total = 0;
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|error| Error::new(ErrorCode::InvalidJson, format!("the body broke off: {error}")))?;
+        let piece = piece.map_err(|error| {
+            Error::new(
+                ErrorCode::InvalidJson,
+                format!("the body broke off: {error}"),
+            )
+        })?;
         total += piece.len();
         if total > limit.saturating_mul(READ_ON) {
             break;
@@ -83,7 +93,10 @@ const READ_ON: usize = 8;
 
 pub(crate) fn too_large(limit: usize) -> Error {
     let megabytes = limit / 1_000_000;
-    Error::new(ErrorCode::FileTooLarge, format!("the body is larger than the limit of {megabytes} MB"))
+    Error::new(
+        ErrorCode::FileTooLarge,
+        format!("the body is larger than the limit of {megabytes} MB"),
+    )
 }
 
 /// Query parameters of a type.
@@ -97,7 +110,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T>
             Ok(Query(params)) => Ok(Self(params)),
             Err(rejection) => {
                 let text = rejection.body_text();
-                let code = if text.contains("unknown field") { ErrorCode::UnknownField } else { ErrorCode::InvalidValue };
+                let code = if text.contains("unknown field") {
+                    ErrorCode::UnknownField
+                } else {
+                    ErrorCode::InvalidValue
+                };
                 Err(Error::new(code, text).into())
             }
         }
@@ -113,7 +130,15 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(params)) => Ok(Self(params)),
-            Err(rejection) => Err(Error::new(ErrorCode::InvalidValue, rejection.body_text()).into()),
+            Err(rejection) => {
+                Err(Error::new(ErrorCode::InvalidValue, rejection.body_text()).into())
+            }
         }
     }
+}
+
+/// Sets `{name}_bytes` and its twin `{name}_gb`: 10⁹ bytes, two decimals.
+pub(crate) fn bytes_and_gb(answer: &mut Value, name: &str, bytes: u64) {
+    answer[format!("{name}_bytes")] = bytes.into();
+    answer[format!("{name}_gb")] = ((bytes as f64 / 1e7).round() / 100.0).into();
 }

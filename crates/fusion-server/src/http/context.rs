@@ -19,10 +19,18 @@ const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 /// The outermost layer around the routes.
 pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = request.headers().get(REQUEST_ID).and_then(from_client).unwrap_or_else(RequestId::generate);
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(from_client)
+        .unwrap_or_else(RequestId::generate);
     let method = request.method().clone();
     // The route's pattern, never the path: a path is the client's own text.
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
     request.extensions_mut().insert(id.clone());
 
     let span = tracing::info_span!("request", id = %id, %method, route);
@@ -30,11 +38,26 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
 
     let took = started.elapsed();
     let status = response.status();
-    let code = response.extensions().get::<ErrorCode>().map_or("", |code| code.as_str());
-    span.in_scope(|| tracing::info!(status = status.as_u16(), code, millis = took.as_millis(), "answered"));
-    let labels = [("method", method.to_string()), ("route", route), ("status", status.as_u16().to_string())];
+    let code = response
+        .extensions()
+        .get::<ErrorCode>()
+        .map_or("", |code| code.as_str());
+    span.in_scope(|| {
+        tracing::info!(
+            status = status.as_u16(),
+            code,
+            millis = took.as_millis(),
+            "answered"
+        )
+    });
+    let labels = [
+        ("method", method.to_string()),
+        ("route", route),
+        ("status", status.as_u16().to_string()),
+    ];
     metrics::counter!("fusiond_http_requests_total", &labels).increment(1);
-    metrics::histogram!("fusiond_http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
+    metrics::histogram!("fusiond_http_request_duration_seconds", &labels[..2])
+        .record(took.as_secs_f64());
 
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
@@ -50,7 +73,8 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
 fn from_client(value: &HeaderValue) -> Option<RequestId> {
     let text = value.to_str().ok()?;
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
-    (!text.is_empty() && text.len() <= 128 && text.bytes().all(harmless)).then(|| RequestId::from_text(text))
+    (!text.is_empty() && text.len() <= 128 && text.bytes().all(harmless))
+        .then(|| RequestId::from_text(text))
 }
 
 /// Who calls: what a handler hands on.
@@ -60,7 +84,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        let id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
+        let id = parts
+            .extensions
+            .get::<RequestId>()
+            .cloned()
+            .unwrap_or_else(RequestId::generate);
         Ok(Self(Call::interactive(id, Tenant::default())))
     }
 }

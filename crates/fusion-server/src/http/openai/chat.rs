@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -14,8 +14,8 @@ use fusion_types::{
     Call, Result, Timestamp,
     chat::{ChatChunk, ChatEvent, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage},
     error::ErrorBody,
+    inference::Generation,
     json,
-    inference::{Generation, Inference},
 };
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,9 @@ const MODEL: HeaderName = HeaderName::from_static("x-fusion-model");
 const ROUTE: HeaderName = HeaderName::from_static("x-fusion-route");
 
 pub(crate) async fn create(
-    State(App { inference, tasks, .. }): State<App>,
+    State(App {
+        inference, tasks, ..
+    }): State<App>,
     Caller(call): Caller,
     JsonBody(body): JsonBody<Value>,
 ) -> Answer<Response> {
@@ -71,7 +73,10 @@ impl About {
     fn new(call: &Call, generation: &Generation) -> Self {
         let request_id = call.request_id.to_string();
         Self {
-            id: format!("chatcmpl-{}", request_id.strip_prefix("req-").unwrap_or(&request_id)),
+            id: format!(
+                "chatcmpl-{}",
+                request_id.strip_prefix("req-").unwrap_or(&request_id)
+            ),
             created: Timestamp::now().as_seconds(),
             model: generation.model.to_string(),
             request_id,
@@ -113,8 +118,12 @@ struct Gathered {
 
 async fn gather(generation: Generation, about: &About) -> Result<Value> {
     let mut events = generation.events;
-    let mut whole =
-        Gathered { content: String::new(), reasoning: String::new(), finish: FinishReason::Stop, usage: Usage::default() };
+    let mut whole = Gathered {
+        content: String::new(),
+        reasoning: String::new(),
+        finish: FinishReason::Stop,
+        usage: Usage::default(),
+    };
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Delta(delta) => {
@@ -146,7 +155,12 @@ const BUFFERED_CHUNKS: usize = 1024;
 const STALLED: Duration = Duration::from_secs(30);
 
 /// The generation runs on a task of its own, so that a client that stops reading can't hold the model's lease for ever.
-fn stream(tasks: &TaskTracker, generation: Generation, about: About, include_usage: bool) -> Response {
+fn stream(
+    tasks: &TaskTracker,
+    generation: Generation,
+    about: About,
+    include_usage: bool,
+) -> Response {
     let (sender, receiver) = mpsc::channel(BUFFERED_CHUNKS);
     tasks.spawn(async move {
         let closed = sender.clone();
@@ -155,16 +169,31 @@ fn stream(tasks: &TaskTracker, generation: Generation, about: About, include_usa
             () = closed.closed() => {}
         }
     });
-    let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>));
-    ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")], body).into_response()
+    let body =
+        Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>));
+    (
+        [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ],
+        body,
+    )
+        .into_response()
 }
 
-async fn pump(generation: Generation, about: &About, include_usage: bool, sender: mpsc::Sender<Bytes>) {
+async fn pump(
+    generation: Generation,
+    about: &About,
+    include_usage: bool,
+    sender: mpsc::Sender<Bytes>,
+) {
     let mut writer = ChunkWriter::new(about, include_usage);
     let mut events = generation.events;
     while let Some(event) = events.next().await {
         let failed = event.is_err();
-        let Some(line) = writer.write(event) else { continue };
+        let Some(line) = writer.write(event) else {
+            continue;
+        };
         if !matches!(timeout(STALLED, sender.send(line)).await, Ok(Ok(()))) || failed {
             return;
         }
@@ -189,14 +218,30 @@ struct ChunkWriter<'a> {
 
 impl<'a> ChunkWriter<'a> {
     fn new(about: &'a About, include_usage: bool) -> Self {
-        Self { about, include_usage, role: Some(Role::Assistant), finish: None, usage: None }
+        Self {
+            about,
+            include_usage,
+            role: Some(Role::Assistant),
+            finish: None,
+            usage: None,
+        }
     }
 
     fn write(&mut self, event: Result<ChatEvent>) -> Option<Bytes> {
         match event {
             Ok(ChatEvent::Delta(delta)) => {
-                let delta = Delta { role: self.role.take(), ..delta };
-                Some(line(&self.about.chunk(vec![ChunkChoice { index: 0, delta, finish_reason: None }], None)))
+                let delta = Delta {
+                    role: self.role.take(),
+                    ..delta
+                };
+                Some(line(&self.about.chunk(
+                    vec![ChunkChoice {
+                        index: 0,
+                        delta,
+                        finish_reason: None,
+                    }],
+                    None,
+                )))
             }
             Ok(ChatEvent::Finish(reason)) => {
                 self.finish = Some(reason);
@@ -212,12 +257,26 @@ impl<'a> ChunkWriter<'a> {
 
     /// The finish, the usage and `[DONE]`.
     fn end(self) -> impl Iterator<Item = Bytes> {
-        let delta = Delta { role: self.role, ..Delta::default() };
-        let finish = vec![ChunkChoice { index: 0, delta, finish_reason: Some(self.finish.unwrap_or(FinishReason::Stop)) }];
-        let (riding, apart) = if self.include_usage { (None, self.usage) } else { (self.usage, None) };
+        let delta = Delta {
+            role: self.role,
+            ..Delta::default()
+        };
+        let finish = vec![ChunkChoice {
+            index: 0,
+            delta,
+            finish_reason: Some(self.finish.unwrap_or(FinishReason::Stop)),
+        }];
+        let (riding, apart) = if self.include_usage {
+            (None, self.usage)
+        } else {
+            (self.usage, None)
+        };
         let finish = self.about.chunk(finish, riding);
         let usage = apart.map(|usage| self.about.chunk(Vec::new(), Some(usage)));
-        let chunks = [Some(finish), usage].into_iter().flatten().map(|chunk| line(&chunk));
+        let chunks = [Some(finish), usage]
+            .into_iter()
+            .flatten()
+            .map(|chunk| line(&chunk));
         chunks.chain([Bytes::from_static(b"data: [DONE]\n\n")])
     }
 }
@@ -229,6 +288,3 @@ fn line(value: &impl Serialize) -> Bytes {
     text.extend_from_slice(b"\n\n");
     text.into()
 }
-
-/// The shared handle of whatever answers chats.
-pub(crate) type SharedInference = Arc<dyn Inference>;

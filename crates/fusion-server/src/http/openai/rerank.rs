@@ -42,10 +42,18 @@ pub(crate) async fn create(
             Document::Plain(text) | Document::Wrapped { text } => text,
         })
         .collect();
-    let request = RerankRequest { model: body.model, query: body.query, documents: documents.clone() };
+    let request = RerankRequest {
+        model: body.model,
+        query: body.query,
+        documents: documents.clone(),
+    };
     let reranked = inference.rerank(&call, request).await?;
     let mut results = reranked.scores.results;
-    results.sort_by(|a, b| b.relevance_score.total_cmp(&a.relevance_score).then(a.index.cmp(&b.index)));
+    results.sort_by(|a, b| {
+        b.relevance_score
+            .total_cmp(&a.relevance_score)
+            .then(a.index.cmp(&b.index))
+    });
     results.truncate(body.top_n.unwrap_or(usize::MAX));
     let rows = results.iter().map(|score| {
         let mut row = json!(score);
@@ -55,5 +63,7 @@ pub(crate) async fn create(
         row
     });
     let usage = json!({ "total_tokens": reranked.scores.tokens });
-    Ok(Json(json!({ "model": reranked.model, "results": rows.collect::<Vec<_>>(), "usage": usage })))
+    Ok(Json(
+        json!({ "model": reranked.model, "results": rows.collect::<Vec<_>>(), "usage": usage }),
+    ))
 }

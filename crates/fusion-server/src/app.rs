@@ -1,0 +1,349 @@
+//! The composition root: builds the parts, runs them, and ends them in order.
+
+use std::{
+    env,
+    future::IntoFuture,
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::serve::ListenerExt;
+use fusion_models::{EvictionPolicy, ModelDefinition, Models};
+use fusion_orchestrator::{
+    jobs::{self, Jobs, LocalOperations, RunnerConfig},
+    rag::{Rag, RagConfig},
+    webhook::{self, Webhooks},
+    workflow::Workflows,
+};
+use fusion_storage::Storage;
+use fusion_types::{
+    Error, ErrorCode, Result, Timestamp,
+    id::RequestId,
+    inference::{Inference, ModelPlanner},
+    job::Owner,
+    model::{ModelId, Priority},
+    outgoing::Outgoing,
+};
+use tokio::{net::TcpListener, time::timeout};
+
+use crate::{
+    config::{Config, Definition, Eviction},
+    drain::{Group, asked_to_stop},
+    http, memory,
+    outgoing::{Allow, Guarded},
+    secret,
+    state::{App, Limits},
+    telemetry,
+};
+
+/// The groups of tasks, in the order in which they end.
+#[derive(Clone, Default)]
+struct Groups {
+    /// Streams to clients.
+    requests: Group,
+    /// The job runner, the webhook dispatcher, the sweeper.
+    workers: Group,
+    /// The registry and its engines.
+    models: Group,
+}
+
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const WORKERS_END: Duration = Duration::from_secs(10);
+
+/// Runs the server until it is asked to stop.
+///
+/// # Errors
+/// What keeps it from starting.
+pub(crate) async fn serve(config: Config) -> Result<()> {
+    let prometheus =
+        telemetry::start_metrics().map_err(|error| Error::internal(error.to_string()))?;
+    let listener = listen(&config).await?;
+    let storage = fusion_storage::open(&fusion_storage::Config {
+        data_dir: config.data_dir.clone(),
+    })
+    .await?;
+    let groups = Groups::default();
+    let models = start_models(&config, &storage, &groups.models).await?;
+
+    let inference: Arc<dyn Inference> = Arc::new(models.clone());
+    let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
+    let outgoing: Arc<dyn Outgoing> = Arc::new(guarded(&config)?);
+    let rag = start_rag(&inference, &planner, &storage);
+    let workflows = Workflows::new(inference.clone(), planner.clone(), rag.clone());
+    let operations = LocalOperations::new(inference.clone(), planner.clone())
+        .with_workflows(workflows.clone())
+        .with_rag(rag.clone());
+    let jobs = Jobs::new(
+        storage.jobs.clone(),
+        planner.clone(),
+        outgoing.clone(),
+        Arc::new(operations),
+        jobs_config(&config),
+    );
+    let webhooks = Webhooks::new(
+        storage.records.clone(),
+        storage.jobs.clone(),
+        outgoing,
+        webhook_config(&config)?,
+    );
+    start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
+
+    let limits = Limits {
+        max_body: config.server.max_body,
+        max_upload: config.server.max_upload,
+    };
+    let app = App {
+        models,
+        inference,
+        rag,
+        workflows,
+        jobs,
+        webhooks,
+        storage: storage.clone(),
+        features: config.features,
+        limits,
+        prometheus,
+        tasks: groups.requests.tasks.clone(),
+        draining: groups.requests.token.clone(),
+    };
+    announce(&listener)?;
+    answer(listener, app, &groups.requests, config.server.drain).await?;
+
+    tracing::info!("draining");
+    groups.workers.end("workers", WORKERS_END).await;
+    groups.models.end("models", config.server.drain).await;
+    storage.close().await
+}
+
+async fn listen(config: &Config) -> Result<TcpListener> {
+    let address = (config.server.host, config.server.port);
+    TcpListener::bind(address).await.map_err(|error| {
+        let (host, port) = address;
+        Error::new(
+            ErrorCode::EngineUnavailable,
+            format!("can't listen on {host}:{port}: {error}"),
+        )
+    })
+}
+
+/// One line on standard output, once requests are answered.
+fn announce(listener: &TcpListener) -> Result<()> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::internal(error.to_string()))?;
+    let mut output = io::stdout().lock();
+    // A closed standard output is no reason not to serve.
+    let _ =
+        writeln!(output, "fusiond is listening on http://{address}").and_then(|()| output.flush());
+    Ok(())
+}
+
+/// Answers until asked to stop; then running requests have until the end of the drain.
+async fn answer(listener: TcpListener, app: App, requests: &Group, drain: Duration) -> Result<()> {
+    let stop = requests.token.clone();
+    let asked = stop.clone();
+    requests.spawn(async move {
+        asked_to_stop().await;
+        asked.cancel();
+    });
+    let listener = listener.tap_io(|stream| {
+        // Events of a stream are small and must not wait for each other.
+        let _ = stream.set_nodelay(true);
+    });
+    let stopping = stop.clone();
+    let server = axum::serve(listener, http::router(app))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut server = std::pin::pin!(server.into_future());
+    tokio::select! {
+        ended = &mut server => return ended.map_err(|error| Error::internal(error.to_string())),
+        () = stopping.cancelled() => {}
+    }
+    if timeout(drain, &mut server).await.is_err() {
+        tracing::warn!("requests were still running at the end of the drain");
+    }
+    requests.end("requests", Duration::from_secs(1)).await;
+    Ok(())
+}
+
+async fn start_models(config: &Config, storage: &Storage, group: &Group) -> Result<Models> {
+    let (records, tasks, token) = (
+        storage.records.clone(),
+        group.tasks.clone(),
+        group.token.clone(),
+    );
+    Models::start(models_config(config)?, records, tasks, token).await
+}
+
+/// The part of physical memory that models may take unless configured.
+const BUDGET_PERCENT: u64 = 70;
+
+fn models_config(config: &Config) -> Result<fusion_models::Config> {
+    let settings = &config.models;
+    let budget = settings
+        .budget
+        .or_else(|| memory::physical().map(|bytes| bytes / 100 * BUDGET_PERCENT));
+    let budget = budget.ok_or_else(|| {
+        Error::invalid(
+            "models.max_vram_gb",
+            "the machine's memory is unknown; set it",
+        )
+    })?;
+    let mut definitions: Vec<_> = config.definitions.iter().map(definition).collect();
+    definitions.extend(config.launch.as_ref().map(|launch| {
+        let path = PathBuf::from(&launch.model_path);
+        let name = path.file_stem().map_or_else(
+            || launch.model_path.clone().into(),
+            |stem| stem.to_string_lossy(),
+        );
+        let mut definition = ModelDefinition::new(&name, &launch.model_path);
+        definition.model_type = Some(launch.model_type);
+        definition.context_length = launch.context_length;
+        definition.preload = true;
+        definition
+    }));
+    let defaults = fusion_models::Config::new(&config.models_dir, budget);
+    Ok(fusion_models::Config {
+        engine_dirs: engine_dirs(config),
+        max_models: settings.max_loaded,
+        eviction: match settings.eviction {
+            Eviction::Lru => EvictionPolicy::Lru,
+            Eviction::Priority => EvictionPolicy::Priority,
+            Eviction::Manual => EvictionPolicy::Manual,
+        },
+        idle_ttl: settings.ttl,
+        slots: settings.concurrency,
+        max_queue: settings.max_queue,
+        queue_timeout: settings.queue_timeout,
+        load_timeout: settings.load_timeout,
+        hang_timeout: settings.hang_timeout,
+        drain_timeout: config.server.drain,
+        threads: settings.threads.unwrap_or(defaults.threads),
+        definitions,
+        ..defaults
+    })
+}
+
+fn definition(definition: &Definition) -> ModelDefinition {
+    let options = definition
+        .options
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone().into()));
+    ModelDefinition {
+        id: ModelId::new(&definition.id),
+        path: definition.path.clone(),
+        model_type: Some(definition.model_type),
+        engine: definition.engine.clone(),
+        context_length: definition.context_length,
+        concurrency: definition.concurrency,
+        options: options.collect(),
+        aliases: definition.aliases.clone(),
+        pinned: definition.pinned,
+        priority: definition.priority.unwrap_or(Priority::Normal),
+        idle_ttl: None,
+        preload: definition.preload,
+    }
+}
+
+/// Beside this executable, then where the configuration says.
+fn engine_dirs(config: &Config) -> Vec<PathBuf> {
+    let beside = env::current_exe()
+        .ok()
+        .and_then(|path| path.parent().map(PathBuf::from));
+    beside
+        .into_iter()
+        .chain(config.engine_dirs.iter().cloned())
+        .collect()
+}
+
+fn guarded(config: &Config) -> Result<Guarded> {
+    let allow = Allow::parse(&config.outgoing_allow)
+        .map_err(|why| Error::invalid("outgoing.allow", why))?;
+    Guarded::new(allow)
+}
+
+fn start_rag(
+    inference: &Arc<dyn Inference>,
+    planner: &Arc<dyn ModelPlanner>,
+    storage: &Storage,
+) -> Rag {
+    Rag::new(
+        inference.clone(),
+        planner.clone(),
+        storage.documents.clone(),
+        storage.dense.clone(),
+        storage.keyword.clone(),
+        RagConfig::default(),
+    )
+}
+
+fn jobs_config(config: &Config) -> jobs::Config {
+    jobs::Config {
+        job_ttl: config.jobs.ttl,
+        max_queued: config.jobs.max_queued,
+        default_timeout: config.jobs.timeout,
+        max_attempts: config.jobs.max_attempts,
+        parallel: config.jobs.parallel,
+        ..jobs::Config::default()
+    }
+}
+
+fn webhook_config(config: &Config) -> Result<webhook::Config> {
+    let default_secret = match &config.webhooks.secret {
+        Some(secret) => secret.clone(),
+        None => secret::of_folder(&config.data_dir).map_err(|error| {
+            Error::new(
+                ErrorCode::StoreUnavailable,
+                format!("can't keep the webhook secret: {error}"),
+            )
+        })?,
+    };
+    Ok(webhook::Config {
+        timeout: config.webhooks.timeout,
+        retry_count: config.webhooks.retry_count,
+        default_secret,
+        job_ttl: config.jobs.ttl,
+    })
+}
+
+async fn start_workers(
+    jobs: &Jobs,
+    webhooks: &Webhooks,
+    storage: &Storage,
+    group: &Group,
+) -> Result<()> {
+    // The folder's lock says that no other server holds a lease.
+    let released = storage.jobs.release_all_leases().await?;
+    if released > 0 {
+        tracing::info!(jobs = released, "jobs of the run before go on");
+    }
+    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
+    let runner = jobs.runner(RunnerConfig::new(owner));
+    group.spawn(runner.run(group.tasks.clone(), group.token.clone()));
+    group.spawn(
+        webhooks
+            .dispatcher()
+            .run(group.tasks.clone(), group.token.clone()),
+    );
+    group.spawn(sweep(storage.clone(), group.token.clone()));
+    Ok(())
+}
+
+/// Removes what has expired, for as long as the server runs.
+async fn sweep(storage: Storage, token: tokio_util::sync::CancellationToken) {
+    while token
+        .run_until_cancelled(tokio::time::sleep(SWEEP_EVERY))
+        .await
+        .is_some()
+    {
+        for swept in [
+            storage.jobs.sweep().await,
+            storage.records.sweep(Timestamp::now()).await,
+        ] {
+            if let Err(error) = swept {
+                tracing::warn!(%error, "can't sweep");
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The command line: `serve` runs the server, the rest talks to one or works on files.
+
+mod client;
+mod output;
+mod pull;
+
+use std::{env, path::PathBuf, process::ExitCode};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use fusion_types::{Error, Result};
+
+use crate::{
+    app,
+    config::{self, Config, SETTINGS, Sources},
+    secret, telemetry,
+};
+use output::Output;
+
+const USAGE: u8 = 2;
+
+pub(crate) fn run() -> ExitCode {
+    let matches = command().get_matches();
+    let (name, arguments) = match matches.subcommand() {
+        Some((name, arguments)) => (name, arguments),
+        None => return ExitCode::from(USAGE),
+    };
+    let output = Output::new(arguments.get_flag("json"));
+    match dispatch(name, arguments, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Command {
+    let json = Arg::new("json")
+        .long("json")
+        .global(true)
+        .action(ArgAction::SetTrue)
+        .help("print JSON");
+    Command::new("fusiond")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("one endpoint over the models of this machine")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(json)
+        .subcommand(with_settings(
+            Command::new("serve").about("run the server"),
+            |_| true,
+        ))
+        .subcommand(with_settings(pull::command(), |key| key == "paths.models"))
+        .subcommands(client::commands())
+        .subcommand(
+            Command::new("keys")
+                .about("secrets of the data folder")
+                .subcommand_required(true)
+                .subcommand(with_settings(
+                    Command::new("webhook-secret")
+                        .about("print the secret that signs the calls to a job's callback_url"),
+                    |key| matches!(key, "paths.data" | "webhooks.secret"),
+                )),
+        )
+}
+
+/// Adds a flag for each setting that the command heeds.
+fn with_settings(command: Command, heeds: fn(&str) -> bool) -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help("the configuration file [env: FUSIOND_CONFIG]");
+    let flags = SETTINGS
+        .iter()
+        .filter(|setting| heeds(setting.key))
+        .map(|setting| {
+            let environment = setting
+                .environment
+                .first()
+                .map(|name| format!(" [env: {name}]"))
+                .unwrap_or_default();
+            let help = format!("{}{environment}", setting.help);
+            Arg::new(setting.key)
+                .long(setting.flag)
+                .value_name("VALUE")
+                .help(help)
+        });
+    command.arg(file).args(flags)
+}
+
+fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
+    match name {
+        "serve" => {
+            let config = read_config(arguments)?;
+            telemetry::start_log(&config.log)
+                .map_err(|why| Error::invalid("telemetry.log_level", why))?;
+            runtime()?.block_on(app::serve(config))
+        }
+        "pull" => {
+            let config = read_config(arguments)?;
+            runtime()?.block_on(pull::pull(arguments, &config.models_dir, output))
+        }
+        "keys" => {
+            let Some((_, arguments)) = arguments.subcommand() else {
+                return Ok(());
+            };
+            let config = read_config(arguments)?;
+            let secret = match config.webhooks.secret {
+                Some(secret) => secret,
+                None => secret::of_folder(&config.data_dir).map_err(|error| {
+                    Error::internal(format!("{}: {error}", config.data_dir.display()))
+                })?,
+            };
+            output.value("secret", &secret);
+            Ok(())
+        }
+        _ => runtime()?.block_on(client::run(name, arguments, output)),
+    }
+}
+
+fn read_config(arguments: &ArgMatches) -> Result<Config> {
+    let flags: Vec<_> = SETTINGS
+        .iter()
+        .filter_map(|setting| {
+            let value = arguments
+                .try_get_one::<String>(setting.key)
+                .ok()
+                .flatten()?;
+            Some((setting.key, value.clone()))
+        })
+        .collect();
+    let named = arguments
+        .get_one::<String>("config")
+        .cloned()
+        .or_else(|| env::var("FUSIOND_CONFIG").ok());
+    let file = named.map(PathBuf::from).or_else(config::default_file);
+    let environment = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let sources = Sources {
+        flags: &flags,
+        environment: &environment,
+        file,
+    };
+    Config::read(&sources).map_err(|invalid| Error::invalid("configuration", invalid.to_string()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("can't start the runtime: {error}")))
+}

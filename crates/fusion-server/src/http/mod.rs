@@ -1,0 +1,175 @@
+//! The HTTP face: the whole route table, and nothing else that isn't about all routes.
+
+mod answer;
+mod context;
+mod fusion;
+mod health;
+mod mcp_jobs;
+mod mcp_webhooks;
+mod metrics;
+mod not_built;
+mod openai;
+mod queue;
+mod rag;
+mod window;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    response::IntoResponse,
+    routing::{any, get, post},
+};
+use fusion_types::Error;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{config::Features, state::App};
+use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
+use context::Caller;
+use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
+use openai::{chat, embeddings, models, rerank};
+
+pub(crate) fn router(app: App) -> Router {
+    let Features { fusion, rag, mcp } = app.features;
+    Router::new()
+        .merge(operations())
+        .merge(openai())
+        .merge(feature(fusion, "/api/fusion", fusion_routes()))
+        .merge(feature(rag, "/api/rag", rag_routes()))
+        .merge(feature(mcp, "/api/mcp", mcp_routes()))
+        .merge(feature(
+            mcp,
+            "/mcp",
+            Router::new().route("/", any(not_built)),
+        ))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        // Bodies are bounded where they are read, with an answer that says so.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(|_| {
+            Failure(Error::internal("the server met a fault of its own")).into_response()
+        }))
+        .layer(middleware::from_fn(context::observe))
+        .with_state(app)
+}
+
+fn feature(enabled: bool, prefix: &str, routes: Router<App>) -> Router<App> {
+    let routes = if enabled {
+        routes
+    } else {
+        Router::new()
+            .route("/", any(feature_disabled))
+            .fallback(feature_disabled)
+    };
+    Router::new().nest(prefix, routes)
+}
+
+fn operations() -> Router<App> {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
+        .route("/", get(not_built))
+        .route("/docs", get(not_built))
+        .route("/openapi.json", get(not_built))
+        .route("/internal/{*rest}", any(not_built))
+}
+
+fn openai() -> Router<App> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(rerank::create))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/load", post(models::load))
+        .route("/v1/models/pull", post(not_built))
+        .route(
+            "/v1/models/{*id}",
+            get(models::get).delete(models::delete).post(models::post),
+        )
+        .route("/v1/queue/stats", get(queue::stats))
+        .route("/v1/completions", post(not_built))
+        .route("/v1/responses", post(not_built))
+        .route("/v1/messages", post(not_built))
+        .route("/v1/images/{*operation}", post(not_built))
+        .route("/v1/audio/{*operation}", post(not_built))
+        .route("/v1/adapters", get(not_built))
+        .route("/v1/files", any(not_built))
+        .route("/v1/files/{*id}", any(not_built))
+        .route("/v1/batches", any(not_built))
+        .route("/v1/batches/{*id}", any(not_built))
+        .route("/api/tags", get(not_built))
+        .route("/api/chat", post(not_built))
+        .route("/api/generate", post(not_built))
+        .route("/api/embed", post(not_built))
+        .route("/api/show", post(not_built))
+        .route("/api/ps", get(not_built))
+        .route("/api/version", get(not_built))
+}
+
+fn fusion_routes() -> Router<App> {
+    Router::new()
+        .route("/orchestrate", post(fusion::orchestrate))
+        .route("/workflows", get(fusion::list))
+        .route("/workflows/{id}", get(fusion::get).delete(not_built))
+        .route("/capabilities", get(fusion::capabilities))
+        .route("/compose", post(not_built))
+        .route("/route", post(not_built))
+        .route("/runs", get(not_built))
+        .route("/runs/{*id}", any(not_built))
+}
+
+fn rag_routes() -> Router<App> {
+    Router::new()
+        .route("/ingest", post(rag::ingest))
+        .route("/query", post(rag::query))
+        .route("/search", post(rag::search))
+        .route(
+            "/collections",
+            get(rag::collections).post(rag::create_collection),
+        )
+        .route("/collections/import", post(not_built))
+        .route(
+            "/collections/{name}",
+            get(rag::collection).delete(rag::delete_collection),
+        )
+        .route("/collections/{name}/reembed", post(not_built))
+        .route("/collections/{name}/export", get(not_built))
+        .route("/documents/{collection}", get(rag::documents))
+        .route(
+            "/documents/{collection}/{id}",
+            get(rag::document).delete(rag::delete_document),
+        )
+        .route("/conversations", any(not_built))
+        .route("/conversations/{id}", any(not_built))
+}
+
+fn mcp_routes() -> Router<App> {
+    Router::new()
+        .route(
+            "/jobs",
+            post(mcp_jobs::submit).get(mcp_jobs::list).delete(not_built),
+        )
+        .route("/jobs/bulk", post(not_built))
+        .route("/jobs/dead", get(not_built))
+        .route("/jobs/{id}", get(mcp_jobs::get).delete(mcp_jobs::cancel))
+        .route("/jobs/{id}/retry", post(mcp_jobs::retry))
+        .route("/jobs/{id}/events", get(not_built))
+        .route("/webhook", post(mcp_webhooks::register))
+        .route(
+            "/webhooks",
+            post(mcp_webhooks::register).get(mcp_webhooks::list),
+        )
+        .route(
+            "/webhooks/{id}",
+            get(mcp_webhooks::get).delete(mcp_webhooks::delete),
+        )
+        .route("/webhooks/{id}/test", post(mcp_webhooks::test))
+        .route("/webhooks/{id}/deliveries", get(mcp_webhooks::deliveries))
+        .route(
+            "/webhooks/{id}/deliveries/{delivery}/redeliver",
+            post(mcp_webhooks::redeliver),
+        )
+        .route("/sync", get(mcp_jobs::sync))
+}

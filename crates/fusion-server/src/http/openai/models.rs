@@ -1,0 +1,196 @@
+//! `/v1/models`: what can be loaded, what is, and changing that.
+
+use axum::{Json, extract::State};
+use fusion_models::{LoadRequest, ModelInfo};
+use fusion_types::{
+    Error, ErrorCode,
+    model::{ModelCard, ModelStatus},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::super::{Answer, App, JsonBody, PathParams, QueryParams, answer::bytes_and_gb};
+
+pub(crate) async fn list(State(App { models, .. }): State<App>) -> Json<Value> {
+    let rows: Vec<Value> = models.cards().iter().map(row).collect();
+    Json(json!({ "object": "list", "data": rows }))
+}
+
+/// `GET /v1/models/{id}`, `…/info` and `…/stats`: ids contain slashes, so one wildcard takes them all.
+pub(crate) async fn get(
+    State(App { models, .. }): State<App>,
+    PathParams(path): PathParams<String>,
+) -> Answer<Json<Value>> {
+    if let Some(id) = path.strip_suffix("/info") {
+        return Ok(Json(info(&models.info(id).await?)));
+    }
+    if let Some(id) = path.strip_suffix("/stats") {
+        return Ok(Json(stats(&models.info(id).await?)));
+    }
+    Ok(Json(row(&models.card(&path)?)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadParams {
+    dry_run: bool,
+}
+
+pub(crate) async fn load(
+    State(App { models, .. }): State<App>,
+    QueryParams(LoadParams { dry_run }): QueryParams<LoadParams>,
+    JsonBody(request): JsonBody<LoadRequest>,
+) -> Answer<Json<Value>> {
+    if dry_run {
+        return Ok(Json(json!(models.plan_load(request).await?)));
+    }
+    let report = models.load(request).await?;
+    let card = &report.card;
+    let mut answer = json!({
+        "model_id": report.model_id,
+        "status": report.status,
+        "load_time_ms": millis(report.load_time),
+        "evicted": report.evicted,
+        "metadata": {
+            "id": card.id,
+            "family": card.family,
+            "type": card.model_type,
+            "context_length": card.context_length,
+            "tags": card.tags,
+            "tier": TIER,
+            "created_at": card.created_at,
+        },
+    });
+    bytes_and_gb(&mut answer, "vram_usage", report.footprint_bytes);
+    Ok(Json(answer))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DeleteParams {
+    force: bool,
+}
+
+/// `DELETE /v1/models/{id}/unload`.
+pub(crate) async fn delete(
+    State(App { models, .. }): State<App>,
+    PathParams(path): PathParams<String>,
+    QueryParams(DeleteParams { force }): QueryParams<DeleteParams>,
+) -> Answer<Json<Value>> {
+    let Some(id) = path.strip_suffix("/unload") else {
+        return Err(Error::not_implemented("forgetting a model").into());
+    };
+    let report = models.unload(id, force).await?;
+    let mut answer = json!({
+        "model_id": report.model_id,
+        "status": ModelStatus::Unloaded,
+        "unload_time_ms": millis(report.unload_time),
+    });
+    bytes_and_gb(&mut answer, "vram_freed", report.freed_bytes);
+    Ok(Json(answer))
+}
+
+/// `POST /v1/models/{id}/warmup`.
+pub(crate) async fn post(
+    State(App { models, .. }): State<App>,
+    PathParams(path): PathParams<String>,
+) -> Answer<Json<Value>> {
+    let Some(id) = path.strip_suffix("/warmup") else {
+        let error = Error::new(
+            ErrorCode::MethodNotAllowed,
+            "a model takes no POST but /warmup",
+        );
+        return Err(error.into());
+    };
+    models.card(id)?;
+    Err(Error::not_implemented("warming a model up").into())
+}
+
+const TIER: &str = "3A";
+
+fn row(card: &ModelCard) -> Value {
+    let mut row = json!({
+        "id": card.id,
+        "object": "model",
+        "created": card.created_at.as_seconds(),
+        "owned_by": "local-mlx",
+        "description": card.description,
+        "context_length": card.context_length,
+        "family": card.family,
+        "type": card.model_type,
+        "tags": card.tags,
+        "tier": TIER,
+        "metadata": card.metadata,
+        "status": card.status,
+        "capabilities": card.capabilities,
+        "aliases": card.aliases,
+        "pinned": card.pinned,
+        "priority": card.priority,
+    });
+    // A model that isn't loaded uses nothing, whatever it is predicted to need.
+    let held = card
+        .footprint_bytes
+        .filter(|_| card.status == ModelStatus::Loaded)
+        .unwrap_or(0);
+    bytes_and_gb(&mut row, "vram_usage", held);
+    row
+}
+
+fn info(info: &ModelInfo) -> Value {
+    let mut answer = row(&info.card);
+    let more = json!({
+        "engine": info.engine,
+        "path": info.path,
+        "pid": info.pid,
+        "dimension": info.card.dimension,
+        "fingerprint": info.card.fingerprint,
+        "slots": info.card.slots,
+        "load_time_ms": info.load_time.map(millis),
+        "loaded_at": info.loaded_at,
+        "last_used_at": info.last_used_at,
+        "recent_crashes": info.recent_crashes,
+        "log_tail": info.log_tail,
+    });
+    merge(&mut answer, more);
+    merge(&mut answer, counters(info));
+    for (name, bytes) in [
+        ("predicted", info.predicted_bytes),
+        ("measured", info.measured_bytes),
+    ] {
+        match bytes {
+            Some(bytes) => bytes_and_gb(&mut answer, name, bytes),
+            None => merge(
+                &mut answer,
+                json!({ format!("{name}_bytes"): null, format!("{name}_gb"): null }),
+            ),
+        }
+    }
+    answer
+}
+
+fn stats(info: &ModelInfo) -> Value {
+    let mut answer = json!({ "model_id": info.card.id, "status": info.card.status });
+    merge(&mut answer, counters(info));
+    answer
+}
+
+fn counters(info: &ModelInfo) -> Value {
+    json!({
+        "active_requests": info.active_requests,
+        "queued_requests": info.queued_requests,
+        "request_count": info.request_count,
+        "error_count": info.error_count,
+        "latency_avg_ms": info.mean_service_time.map(millis),
+        "last_error": info.last_error,
+    })
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        into.extend::<Map<String, Value>>(from);
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

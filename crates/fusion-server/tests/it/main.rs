@@ -1,0 +1,19 @@
+//! The server by its front door: the real executable, a real socket, engines as real processes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod arrows;
+mod bad_input;
+mod budget;
+mod chat;
+mod client;
+mod jobs;
+mod kill;
+mod rag;
+mod real;
+mod receiver;
+mod server;
