@@ -17,7 +17,10 @@ import openai  # noqa: E402
 from fusiond import Failed, Server  # noqa: E402
 
 CHAT, EMBEDDER = "smollm2", "minilm"
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 
 
 def main():
