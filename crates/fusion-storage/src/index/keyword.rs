@@ -145,7 +145,7 @@ impl Shelf {
             .build();
         let mut writer: IndexWriter = self.index.writer_with_options(options)?;
         for change in changes {
-            self.write(&writer, change.kind)?;
+            self.write(&writer, &change.kind)?;
         }
         writer.commit()?;
         writer.wait_merging_threads()?;
@@ -155,11 +155,11 @@ impl Shelf {
     }
 
     /// An Add takes the place of what was there under its id, so that a replay doubles nothing.
-    fn write(&self, writer: &IndexWriter, change: IndexChangeKind) -> Result<(), StoreError> {
+    fn write(&self, writer: &IndexWriter, change: &IndexChangeKind) -> Result<(), StoreError> {
         let (IndexChangeKind::Add { chunk_id, .. } | IndexChangeKind::Remove { chunk_id }) =
             &change;
         writer.delete_term(Term::from_field_text(self.chunk_id, chunk_id.as_str()));
-        if let IndexChangeKind::Add { chunk_id, text, .. } = &change {
+        if let IndexChangeKind::Add { chunk_id, text, .. } = change {
             let mut document = TantivyDocument::default();
             document.add_text(self.chunk_id, chunk_id.as_str());
             document.add_text(self.text, text);

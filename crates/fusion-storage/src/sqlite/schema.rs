@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::error::{StoreError, unavailable};
 
 /// Nobody else writes; a backup tool may hold the lock for a moment.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Each brings the schema from its index to the next version; `user_version` counts those that ran. Never changed once released.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];

@@ -1,5 +1,12 @@
 //! The store by its public face.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on has failed"
+)]
+
+mod disk_full;
 mod durability;
 mod job_model;
 mod lifecycle;

@@ -1,12 +1,16 @@
 //! Measured, not asserted: run with `--ignored --nocapture` on a quiet machine.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fusion_types::{
     job::{JobWrite, NewJob, Outcome},
     store::JobStore,
 };
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::{
     sqlite::new_store,
@@ -23,36 +27,21 @@ async fn rate(mut work: impl AsyncFnMut() -> usize) -> f64 {
     done as f64 / began.elapsed().as_secs_f64()
 }
 
-async fn insert_together(jobs: &dyn JobStore, callers: usize) -> f64 {
+async fn insert_together(jobs: &Arc<dyn JobStore>, callers: usize) -> f64 {
     let began = Instant::now();
-    let caller = async || {
-        let mut done = 0;
-        while began.elapsed() < Duration::from_secs(3) {
-            insert(jobs, new_job()).await;
-            done += 1;
-        }
-        done
-    };
-    let mut callers = (0..callers).map(|_| Box::pin(caller())).collect::<Vec<_>>();
-    let mut done = 0;
-    // All make headway while each is awaited, since the first polls the others no more: so poll them together.
-    let mut results = vec![None; callers.len()];
-    std::future::poll_fn(|context| {
-        for (caller, result) in callers.iter_mut().zip(&mut results) {
-            if result.is_none()
-                && let std::task::Poll::Ready(count) = caller.as_mut().poll(context)
-            {
-                *result = Some(count);
+    let mut running = JoinSet::new();
+    for _ in 0..callers {
+        let jobs = Arc::clone(jobs);
+        running.spawn(async move {
+            let mut done = 0;
+            while began.elapsed() < Duration::from_secs(3) {
+                insert(&*jobs, new_job()).await;
+                done += 1;
             }
-        }
-        if results.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done += results.into_iter().flatten().sum::<usize>();
+            done
+        });
+    }
+    let done = running.join_all().await.into_iter().sum::<usize>();
     done as f64 / began.elapsed().as_secs_f64()
 }
 
@@ -64,7 +53,7 @@ async fn commits_and_claims_a_second() {
     for callers in [1, 10, 100] {
         println!(
             "inserts/s, {callers} callers: {:.0}",
-            insert_together(jobs, callers).await
+            insert_together(&store.storage.jobs, callers).await
         );
     }
     let began = Instant::now();

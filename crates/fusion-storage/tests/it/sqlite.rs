@@ -6,12 +6,12 @@ use tempfile::TempDir;
 use crate::suite;
 
 /// A store in a folder of its own, which goes when the value does.
-pub struct TestStore {
-    pub storage: Storage,
-    pub folder: TempDir,
+pub(crate) struct TestStore {
+    pub(crate) storage: Storage,
+    pub(crate) folder: TempDir,
 }
 
-pub async fn new_store() -> TestStore {
+pub(crate) async fn new_store() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let storage = open(&Config {
         data_dir: folder.path().to_owned(),

@@ -130,9 +130,6 @@ impl DocumentStore for Documents {
 /// Deletes what dropped collections left behind, some at a time, so that other writes come in between. What a crash leaves is
 /// found by the next call.
 pub(super) async fn purge_dropped_collections(store: &Sqlite) -> Result<()> {
-    while store
-        .write(|transaction| collections::purge_some(transaction))
-        .await?
-    {}
+    while store.write(collections::purge_some).await? {}
     Ok(())
 }

@@ -135,9 +135,7 @@ impl JobStore for Jobs {
     }
 
     async fn release_all_leases(&self) -> Result<u64> {
-        self.store
-            .write(|transaction| claim::release_all_leases(transaction))
-            .await
+        self.store.write(claim::release_all_leases).await
     }
 
     async fn sweep(&self) -> Result<u64> {

@@ -102,7 +102,7 @@ fn tell(change: IndexChange) -> String {
     }
 }
 
-pub async fn a_collection_is_made_once(store: &dyn DocumentStore) {
+pub(crate) async fn a_collection_is_made_once(store: &dyn DocumentStore) {
     let key = key("docs");
     assert_eq!(store.collection(&key).await.unwrap(), None);
     let made = store.create_collection(new_collection(&key)).await.unwrap();
@@ -129,7 +129,7 @@ pub async fn a_collection_is_made_once(store: &dyn DocumentStore) {
     assert_eq!((page.items, page.total), (vec![made], 1));
 }
 
-pub async fn a_version_replaces_the_one_before(store: &dyn DocumentStore) {
+pub(crate) async fn a_version_replaces_the_one_before(store: &dyn DocumentStore) {
     let key = collection(store).await;
     let missing = CollectionRef {
         name: "missing".into(),
@@ -183,7 +183,7 @@ pub async fn a_version_replaces_the_one_before(store: &dyn DocumentStore) {
     );
 }
 
-pub async fn a_vector_of_another_model_changes_nothing(store: &dyn DocumentStore) {
+pub(crate) async fn a_vector_of_another_model_changes_nothing(store: &dyn DocumentStore) {
     let key = collection(store).await;
     store.commit(version(&key, "d", &["a"])).await.unwrap();
     let mut other = version(&key, "d", &["b", "c"]);
@@ -198,7 +198,7 @@ pub async fn a_vector_of_another_model_changes_nothing(store: &dyn DocumentStore
     assert_eq!((document.info.version, document.text.as_str()), (1, "a"));
 }
 
-pub async fn a_chunk_id_is_used_once(store: &dyn DocumentStore) {
+pub(crate) async fn a_chunk_id_is_used_once(store: &dyn DocumentStore) {
     let key = collection(store).await;
     store.commit(version(&key, "d", &["a"])).await.unwrap();
     let mut thief = version(&key, "e", &["b", "c"]);
@@ -211,7 +211,7 @@ pub async fn a_chunk_id_is_used_once(store: &dyn DocumentStore) {
     assert_eq!(log(store, &key, Seq(0)).await, ["+a"]);
 }
 
-pub async fn the_log_tells_what_changed(store: &dyn DocumentStore) {
+pub(crate) async fn the_log_tells_what_changed(store: &dyn DocumentStore) {
     let key = collection(store).await;
     let first = store
         .commit(version(&key, "d", &["a", "bb"]))
@@ -242,7 +242,7 @@ pub async fn the_log_tells_what_changed(store: &dyn DocumentStore) {
     assert_eq!(log(store, &key, third.seq).await, ["-bb", "-ccc"]);
 }
 
-pub async fn the_log_can_be_read_in_steps(store: &dyn DocumentStore) {
+pub(crate) async fn the_log_can_be_read_in_steps(store: &dyn DocumentStore) {
     let key = collection(store).await;
     let mut newest = Seq(0);
     for round in 0..5 {
@@ -273,7 +273,7 @@ pub async fn the_log_can_be_read_in_steps(store: &dyn DocumentStore) {
     assert_eq!((steps, after), (whole, newest));
 }
 
-pub async fn deleted_documents_are_gone(store: &dyn DocumentStore) {
+pub(crate) async fn deleted_documents_are_gone(store: &dyn DocumentStore) {
     let key = collection(store).await;
     store
         .commit(version(&key, "d", &["a", "bb"]))
@@ -316,7 +316,7 @@ pub async fn deleted_documents_are_gone(store: &dyn DocumentStore) {
     );
 }
 
-pub async fn deleted_collections_are_gone(store: &dyn DocumentStore) {
+pub(crate) async fn deleted_collections_are_gone(store: &dyn DocumentStore) {
     let key = collection(store).await;
     let words = (0..1200).map(|word| format!("w{word}")).collect::<Vec<_>>();
     let words = words.iter().map(String::as_str).collect::<Vec<_>>();
@@ -362,7 +362,7 @@ pub async fn deleted_collections_are_gone(store: &dyn DocumentStore) {
     );
 }
 
-pub async fn known_vectors_are_found_by_text(store: &dyn DocumentStore) {
+pub(crate) async fn known_vectors_are_found_by_text(store: &dyn DocumentStore) {
     let key = collection(store).await;
     store
         .commit(version(&key, "d", &["a", "bb"]))
@@ -388,7 +388,7 @@ pub async fn known_vectors_are_found_by_text(store: &dyn DocumentStore) {
     );
 }
 
-pub async fn lists_come_in_pages(store: &dyn DocumentStore) {
+pub(crate) async fn lists_come_in_pages(store: &dyn DocumentStore) {
     let key = collection(store).await;
     for id in ["c", "a", "b"] {
         store.commit(version(&key, id, &["x"])).await.unwrap();

@@ -52,7 +52,7 @@ async fn words(index: &dyn ChunkIndex, query: &str) -> Vec<String> {
     search(index, IndexQuery::Keyword(query.to_owned()), 10).await
 }
 
-pub async fn dense_finds_the_nearest(index: &dyn ChunkIndex) {
+pub(crate) async fn dense_finds_the_nearest(index: &dyn ChunkIndex) {
     assert!(nearest(index, &[1.0, 0.0], 3).await.is_empty());
     let changes = vec![
         add(3, "east", &[1.0, 0.0], ""),
@@ -87,7 +87,7 @@ pub async fn dense_finds_the_nearest(index: &dyn ChunkIndex) {
     assert!(nearest(index, &[1.0, 0.0], 3).await.is_empty());
 }
 
-pub async fn replays_and_removals_leave_what_is_live(index: &dyn ChunkIndex) {
+pub(crate) async fn replays_and_removals_leave_what_is_live(index: &dyn ChunkIndex) {
     let log = vec![
         add(1, "a", &[1.0, 0.0], ""),
         add(2, "b", &[0.9, 0.0], ""),
@@ -117,7 +117,7 @@ pub async fn replays_and_removals_leave_what_is_live(index: &dyn ChunkIndex) {
     assert!(nearest(index, &[1.0, 0.0], 9).await.is_empty());
 }
 
-pub async fn a_large_collection_gives_the_same_as_a_naive_search(index: &dyn ChunkIndex) {
+pub(crate) async fn a_large_collection_gives_the_same_as_a_naive_search(index: &dyn ChunkIndex) {
     const DIMENSION: usize = 70;
     let vector = |row: usize| {
         (0..DIMENSION).map(move |column| ((row * 31 + column * 17) % 101) as f32 / 101.0 - 0.5)
@@ -152,7 +152,7 @@ pub async fn a_large_collection_gives_the_same_as_a_naive_search(index: &dyn Chu
     }
 }
 
-pub async fn keyword_finds_stemmed_words(index: &dyn ChunkIndex) {
+pub(crate) async fn keyword_finds_stemmed_words(index: &dyn ChunkIndex) {
     assert!(words(index, "anything").await.is_empty());
     let changes = vec![
         add(1, "cats", &[], "The cat was running after mice."),
@@ -188,7 +188,7 @@ pub async fn keyword_finds_stemmed_words(index: &dyn ChunkIndex) {
     assert!(words(index, "dog").await.is_empty());
 }
 
-pub async fn keyword_takes_any_text_as_words(index: &dyn ChunkIndex) {
+pub(crate) async fn keyword_takes_any_text_as_words(index: &dyn ChunkIndex) {
     index
         .apply(
             &docs(),
@@ -230,7 +230,7 @@ pub async fn keyword_takes_any_text_as_words(index: &dyn ChunkIndex) {
     assert_eq!(hits.len(), 1);
 }
 
-pub async fn keyword_follows_changes(index: &dyn ChunkIndex) {
+pub(crate) async fn keyword_follows_changes(index: &dyn ChunkIndex) {
     index
         .apply(
             &docs(),

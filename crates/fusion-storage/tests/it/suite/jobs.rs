@@ -15,9 +15,9 @@ use fusion_types::{
 };
 use serde_json::{Map, json};
 
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-pub fn new_job() -> NewJob {
+pub(crate) fn new_job() -> NewJob {
     let now = Timestamp::now();
     NewJob {
         id: JobId::generate(),
@@ -41,19 +41,19 @@ pub fn new_job() -> NewJob {
 }
 
 /// Inserts one job that is new.
-pub async fn insert(store: &dyn JobStore, job: NewJob) -> Job {
+pub(crate) async fn insert(store: &dyn JobStore, job: NewJob) -> Job {
     match store.insert(vec![job]).await.unwrap().remove(0) {
         Inserted::New(job) => job,
         other => panic!("not new: {other:?}"),
     }
 }
 
-pub fn owner() -> Owner {
+pub(crate) fn owner() -> Owner {
     Owner("worker".to_owned())
 }
 
 /// A lease of zero has run out at once.
-pub async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> Vec<Claimed> {
+pub(crate) async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> Vec<Claimed> {
     store
         .claim(Claim {
             owner: owner(),
@@ -83,7 +83,7 @@ async fn finish(store: &dyn JobStore, claimed: &Claimed, outcome: Outcome) -> Jo
         .unwrap()
 }
 
-pub fn failure(code: ErrorCode) -> JobError {
+pub(crate) fn failure(code: ErrorCode) -> JobError {
     JobError {
         message: "it broke".to_owned(),
         detail: ErrorDetail {
@@ -103,7 +103,7 @@ async fn events(store: &dyn JobStore) -> Vec<JobEvent> {
         .collect()
 }
 
-pub async fn a_job_runs_from_queue_to_result(store: &dyn JobStore) {
+pub(crate) async fn a_job_runs_from_queue_to_result(store: &dyn JobStore) {
     let mut new = new_job();
     new.metadata.insert("color".to_owned(), json!("blue"));
     let job = insert(store, new.clone()).await;
@@ -140,7 +140,7 @@ pub async fn a_job_runs_from_queue_to_result(store: &dyn JobStore) {
     assert!(claim(store, 1, HOUR).await.is_empty());
 }
 
-pub async fn claims_are_exclusive_and_in_order(store: &dyn JobStore) {
+pub(crate) async fn claims_are_exclusive_and_in_order(store: &dyn JobStore) {
     let mut expected = Vec::new();
     for sort_key in [30, 10, 20, 10] {
         let job = NewJob {
@@ -167,7 +167,7 @@ pub async fn claims_are_exclusive_and_in_order(store: &dyn JobStore) {
     );
 }
 
-pub async fn a_job_waits_for_its_time(store: &dyn JobStore) {
+pub(crate) async fn a_job_waits_for_its_time(store: &dyn JobStore) {
     insert(
         store,
         NewJob {
@@ -183,7 +183,7 @@ pub async fn a_job_waits_for_its_time(store: &dyn JobStore) {
     assert_eq!(claimed[0].job.job_id, due.job_id);
 }
 
-pub async fn a_stale_fence_is_refused(store: &dyn JobStore) {
+pub(crate) async fn a_stale_fence_is_refused(store: &dyn JobStore) {
     let job = insert(store, new_job()).await;
     let first = claim(store, 1, Duration::ZERO).await.remove(0);
     let second = claim_one(store).await;
@@ -225,7 +225,7 @@ pub async fn a_stale_fence_is_refused(store: &dyn JobStore) {
     assert_eq!(get(store, &job.job_id).await.result, Some(json!(2)));
 }
 
-pub async fn a_lapsed_lease_is_taken_over(store: &dyn JobStore) {
+pub(crate) async fn a_lapsed_lease_is_taken_over(store: &dyn JobStore) {
     insert(store, new_job()).await;
     let first = claim(store, 1, Duration::ZERO).await.remove(0);
     let ids = [(first.job.job_id.clone(), first.fence)];
@@ -245,7 +245,7 @@ pub async fn a_lapsed_lease_is_taken_over(store: &dyn JobStore) {
     assert_eq!((second.job.attempt, second.input), (2, first.input));
 }
 
-pub async fn a_job_whose_workers_vanish_fails_in_the_end(store: &dyn JobStore) {
+pub(crate) async fn a_job_whose_workers_vanish_fails_in_the_end(store: &dyn JobStore) {
     let job = insert(
         store,
         NewJob {
@@ -276,7 +276,7 @@ pub async fn a_job_whose_workers_vanish_fails_in_the_end(store: &dyn JobStore) {
     assert_eq!(events(store).await.last(), Some(&JobEvent::Failed));
 }
 
-pub async fn a_released_job_is_tried_again(store: &dyn JobStore) {
+pub(crate) async fn a_released_job_is_tried_again(store: &dyn JobStore) {
     let job = insert(store, new_job()).await;
     let first = claim_one(store).await;
     let release = |run_at| JobWrite::Release {
@@ -302,7 +302,7 @@ pub async fn a_released_job_is_tried_again(store: &dyn JobStore) {
     );
 }
 
-pub async fn a_release_of_the_last_attempt_fails_the_job(store: &dyn JobStore) {
+pub(crate) async fn a_release_of_the_last_attempt_fails_the_job(store: &dyn JobStore) {
     let job = insert(
         store,
         NewJob {
@@ -327,7 +327,7 @@ pub async fn a_release_of_the_last_attempt_fails_the_job(store: &dyn JobStore) {
     assert!(claim(store, 1, HOUR).await.is_empty());
 }
 
-pub async fn a_returned_job_was_not_counted(store: &dyn JobStore) {
+pub(crate) async fn a_returned_job_was_not_counted(store: &dyn JobStore) {
     let job = insert(
         store,
         NewJob {
@@ -350,7 +350,7 @@ pub async fn a_returned_job_was_not_counted(store: &dyn JobStore) {
     }
 }
 
-pub async fn a_queued_job_is_cancelled_at_once(store: &dyn JobStore) {
+pub(crate) async fn a_queued_job_is_cancelled_at_once(store: &dyn JobStore) {
     let job = insert(store, new_job()).await;
     let cancelled = store.cancel(&Tenant::default(), &job.job_id).await.unwrap();
     assert_eq!(cancelled.status, JobStatus::Cancelled);
@@ -368,7 +368,7 @@ pub async fn a_queued_job_is_cancelled_at_once(store: &dyn JobStore) {
     assert_eq!(missing.code, ErrorCode::JobNotFound);
 }
 
-pub async fn a_running_job_is_cancelled_by_its_worker(store: &dyn JobStore) {
+pub(crate) async fn a_running_job_is_cancelled_by_its_worker(store: &dyn JobStore) {
     let job = insert(store, new_job()).await;
     let claimed = claim_one(store).await;
     let asked = store.cancel(&Tenant::default(), &job.job_id).await.unwrap();
@@ -392,7 +392,7 @@ pub async fn a_running_job_is_cancelled_by_its_worker(store: &dyn JobStore) {
     assert_eq!(late.unwrap_err().code, ErrorCode::VersionConflict);
 }
 
-pub async fn a_cancelled_job_is_not_tried_again(store: &dyn JobStore) {
+pub(crate) async fn a_cancelled_job_is_not_tried_again(store: &dyn JobStore) {
     for lease in [HOUR, Duration::ZERO] {
         let job = insert(store, new_job()).await;
         let claimed = claim(store, 1, lease).await.remove(0);
@@ -412,7 +412,7 @@ pub async fn a_cancelled_job_is_not_tried_again(store: &dyn JobStore) {
     }
 }
 
-pub async fn a_failed_job_can_be_retried(store: &dyn JobStore) {
+pub(crate) async fn a_failed_job_can_be_retried(store: &dyn JobStore) {
     let tenant = Tenant::default();
     let job = insert(store, new_job()).await;
     let queued = store.retry(&tenant, &job.job_id).await.unwrap_err();
@@ -439,7 +439,7 @@ pub async fn a_failed_job_can_be_retried(store: &dyn JobStore) {
     );
 }
 
-pub async fn a_key_makes_one_job(store: &dyn JobStore) {
+pub(crate) async fn a_key_makes_one_job(store: &dyn JobStore) {
     let with_key = |body_hash: &str| NewJob {
         idempotency: Some(Idempotency {
             key: "key".to_owned(),
@@ -480,7 +480,7 @@ pub async fn a_key_makes_one_job(store: &dyn JobStore) {
     assert!(matches!(existing, Inserted::Existing(job) if job.result == Some(json!(1))));
 }
 
-pub async fn a_group_of_jobs_is_inserted_whole_or_not_at_all(store: &dyn JobStore) {
+pub(crate) async fn a_group_of_jobs_is_inserted_whole_or_not_at_all(store: &dyn JobStore) {
     let twin = new_job();
     store
         .insert(vec![new_job(), twin.clone(), twin])
@@ -498,7 +498,7 @@ pub async fn a_group_of_jobs_is_inserted_whole_or_not_at_all(store: &dyn JobStor
     assert_eq!(inserted.collect::<Vec<_>>(), ids);
 }
 
-pub async fn lists_filter_sort_and_count(store: &dyn JobStore) {
+pub(crate) async fn lists_filter_sort_and_count(store: &dyn JobStore) {
     let mut ids = Vec::new();
     for number in 0..6_i64 {
         let operation = if number % 2 == 0 {
@@ -602,7 +602,7 @@ pub async fn lists_filter_sort_and_count(store: &dyn JobStore) {
     );
 }
 
-pub async fn tenants_see_only_their_own(store: &dyn JobStore) {
+pub(crate) async fn tenants_see_only_their_own(store: &dyn JobStore) {
     let stranger = Tenant::new("stranger");
     let job = insert(store, new_job()).await;
     assert_eq!(store.get(&stranger, &job.job_id).await.unwrap(), None);
@@ -617,7 +617,7 @@ pub async fn tenants_see_only_their_own(store: &dyn JobStore) {
     assert_eq!(get(store, &job.job_id).await.status, JobStatus::Queued);
 }
 
-pub async fn positions_and_counts_follow_the_queue(store: &dyn JobStore) {
+pub(crate) async fn positions_and_counts_follow_the_queue(store: &dyn JobStore) {
     let mut ids = Vec::new();
     for sort_key in [10, 20, 30] {
         ids.push(
@@ -662,7 +662,7 @@ pub async fn positions_and_counts_follow_the_queue(store: &dyn JobStore) {
     assert_eq!(store.counts().await.unwrap(), expected);
 }
 
-pub async fn expired_is_gone_at_once_and_swept_later(store: &dyn JobStore) {
+pub(crate) async fn expired_is_gone_at_once_and_swept_later(store: &dyn JobStore) {
     let key = Some(Idempotency {
         key: "key".to_owned(),
         body_hash: "a".to_owned(),
@@ -725,7 +725,7 @@ pub async fn expired_is_gone_at_once_and_swept_later(store: &dyn JobStore) {
     .await;
 }
 
-pub async fn restart_makes_running_jobs_claimable(store: &dyn JobStore) {
+pub(crate) async fn restart_makes_running_jobs_claimable(store: &dyn JobStore) {
     for _ in 0..3 {
         insert(store, new_job()).await;
     }
@@ -740,7 +740,7 @@ pub async fn restart_makes_running_jobs_claimable(store: &dyn JobStore) {
     assert_eq!(stale.code, ErrorCode::VersionConflict);
 }
 
-pub async fn every_transition_is_in_the_change_log(store: &dyn JobStore) {
+pub(crate) async fn every_transition_is_in_the_change_log(store: &dyn JobStore) {
     let url = Some("http://localhost/hook".to_owned());
     let job = insert(
         store,
@@ -788,7 +788,7 @@ pub async fn every_transition_is_in_the_change_log(store: &dyn JobStore) {
     assert!(store.changes(changes[4].seq, 10).await.unwrap().is_empty());
 }
 
-pub async fn waiting_for_changes_ends_with_one_or_with_time(store: &dyn JobStore) {
+pub(crate) async fn waiting_for_changes_ends_with_one_or_with_time(store: &dyn JobStore) {
     store
         .wait_for_changes(Seq(0), Duration::from_millis(20))
         .await;

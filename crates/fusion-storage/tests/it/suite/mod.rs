@@ -1,6 +1,6 @@
 //! What every backend must do: one suite a trait.
 
-pub mod documents;
-pub mod indexes;
-pub mod jobs;
-pub mod records;
+pub(crate) mod documents;
+pub(crate) mod indexes;
+pub(crate) mod jobs;
+pub(crate) mod records;

@@ -18,7 +18,7 @@ async fn put(store: &dyn RecordStore, key: &str, value: serde_json::Value) {
         .unwrap();
 }
 
-pub async fn versions_rise_with_each_write(store: &dyn RecordStore) {
+pub(crate) async fn versions_rise_with_each_write(store: &dyn RecordStore) {
     assert_eq!(store.get(SPACE, "a").await.unwrap(), None);
     for version in 1..=3 {
         put(store, "a", json!({"version": version})).await;
@@ -36,7 +36,7 @@ pub async fn versions_rise_with_each_write(store: &dyn RecordStore) {
     assert_eq!(store.get(SPACE, "a").await.unwrap(), None);
 }
 
-pub async fn an_expectation_that_fails_stops_the_whole_commit(store: &dyn RecordStore) {
+pub(crate) async fn an_expectation_that_fails_stops_the_whole_commit(store: &dyn RecordStore) {
     put(store, "a", json!(1)).await;
     put(store, "a", json!(2)).await;
     let conflicts = [
@@ -61,7 +61,7 @@ pub async fn an_expectation_that_fails_stops_the_whole_commit(store: &dyn Record
     assert_eq!(store.get(SPACE, "b").await.unwrap().unwrap().version, 1);
 }
 
-pub async fn lists_go_by_prefix_in_key_order(store: &dyn RecordStore) {
+pub(crate) async fn lists_go_by_prefix_in_key_order(store: &dyn RecordStore) {
     for key in ["b/2", "b/10", "a/1", "b/é", "b", "c/1", "b/1"] {
         put(store, key, json!(key)).await;
     }
@@ -78,7 +78,7 @@ pub async fn lists_go_by_prefix_in_key_order(store: &dyn RecordStore) {
     assert!(keys("x", None, 10).await.is_empty());
 }
 
-pub async fn expired_records_are_hidden_then_swept(store: &dyn RecordStore) {
+pub(crate) async fn expired_records_are_hidden_then_swept(store: &dyn RecordStore) {
     let past = Timestamp::from_millis(Timestamp::now().as_millis() - 1);
     let later = Timestamp::now().plus(Duration::from_secs(3600));
     let writes = vec![
