@@ -1,0 +1,15 @@
+//! The crate by its public face, on fakes that keep the promises of their traits.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod jobs;
+mod jobs_operations;
+mod jobs_setup;
+mod jobs_store;
+mod rag_ingest;
+mod rag_query;
+mod support;
+mod webhook;
+mod webhook_retries;
+mod webhook_setup;
+mod workflow;
