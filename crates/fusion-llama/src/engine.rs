@@ -82,13 +82,11 @@ impl Engine for Llama {
         let gguf = Gguf::read(&launch.model)?;
         let shape = Shape::of(launch, &gguf)?;
         llama::backend()?;
-        let report = get_device_memory_data(
-            &launch.model,
-            &Shape::model_params(),
-            &shape.context_params(),
-            llama::ERROR,
-        )
-        .map_err(|error| unusable(&launch.model, &llama::cause(&error)))?;
+        let (model, context) = (Shape::model_params(), shape.context_params());
+        let report = llama::attempt(|| {
+            get_device_memory_data(&launch.model, &model, &context, llama::ERROR)
+        })
+        .map_err(|why| unusable(&launch.model, &why))?;
         let sum = |bytes: fn(&llama_cpp_4::fit::DeviceMemoryEntry) -> usize| {
             report.entries.iter().map(|entry| bytes(entry) as u64).sum()
         };
@@ -155,8 +153,10 @@ impl Engine for Llama {
 }
 
 fn load_model(path: &Path) -> Result<LlamaModel> {
-    let model = LlamaModel::load_from_file(llama::backend()?, path, &Shape::model_params())
-        .map_err(|error| unusable(path, &llama::cause(&error)))?;
+    let backend = llama::backend()?;
+    let model =
+        llama::attempt(|| LlamaModel::load_from_file(backend, path, &Shape::model_params()))
+            .map_err(|why| unusable(path, &why))?;
     if model.has_encoder() || !model.has_decoder() {
         return Err(unusable(path, "it is not a model that continues text"));
     }

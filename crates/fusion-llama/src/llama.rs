@@ -3,11 +3,11 @@
 use std::{
     ffi::{CStr, c_char, c_void},
     fmt,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use fusion_engine::types::{Error, ErrorCode, Result};
-use llama_cpp_4::llama_backend::LlamaBackend;
+use llama_cpp_4::{llama_backend::LlamaBackend, runtime::log};
 
 /// ggml's log levels.
 const INFO: u32 = 2;
@@ -16,14 +16,16 @@ pub(crate) const ERROR: u32 = 4;
 
 static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
 
-/// The last error that llama.cpp logged: it says why, where its functions only say that they failed.
-static LAST_ERROR: Mutex<String> = Mutex::new(String::new());
+/// The first error that llama.cpp logged since an attempt began: it says why, where its functions only say that they failed.
+static CAUSE: Mutex<Option<String>> = Mutex::new(None);
 
 /// # Errors
 /// `engine_unavailable` where llama.cpp can't start.
 pub(crate) fn backend() -> Result<&'static LlamaBackend> {
     let backend = BACKEND.get_or_init(|| {
         send_log_to_tracing();
+        // Its template code has a log of its own on standard error, and warns there at every request.
+        log::set_verbosity(log::verbosity_for_level(ERROR.cast_signed()));
         LlamaBackend::init().ok()
     });
     backend
@@ -31,20 +33,19 @@ pub(crate) fn backend() -> Result<&'static LlamaBackend> {
         .ok_or_else(|| Error::new(ErrorCode::EngineUnavailable, "llama.cpp could not start"))
 }
 
-/// Why something failed just now: what llama.cpp logged about it, else the error itself.
-pub(crate) fn cause(error: &impl fmt::Display) -> String {
-    let logged = std::mem::take(&mut *LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner));
-    if logged.is_empty() {
-        error.to_string()
-    } else {
-        logged
-    }
+/// Runs something of llama.cpp, and where it fails says why.
+pub(crate) fn attempt<T, E: fmt::Display>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, String> {
+    cause().take();
+    work().map_err(|error| cause().take().unwrap_or_else(|| error.to_string()))
 }
 
-#[expect(
-    unsafe_code,
-    reason = "llama.cpp reports causes through a C callback only"
-)]
+fn cause() -> MutexGuard<'static, Option<String>> {
+    CAUSE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(unsafe_code, reason = "llama.cpp tells causes to a C callback only")]
 fn send_log_to_tracing() {
     // SAFETY: `log_line` is a function, so it lives as long as the process, may be called from any thread, and takes no user
     // data.
@@ -59,13 +60,13 @@ unsafe extern "C" fn log_line(level: u32, text: *const c_char, _user_data: *mut 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives until this function returns.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let text = text.trim();
-    if text.is_empty() || text == "." {
-        return;
-    }
     match level {
+        _ if text.is_empty() || text == "." => {}
         ERROR => {
             tracing::error!(target: "llama.cpp", "{text}");
-            text.clone_into(&mut LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner));
+            // Without the name of the function that noticed.
+            let what = text.split_once(": ").map_or(text, |(_, what)| what);
+            cause().get_or_insert_with(|| what.to_owned());
         }
         WARN => tracing::warn!(target: "llama.cpp", "{text}"),
         INFO => tracing::debug!(target: "llama.cpp", "{text}"),

@@ -180,7 +180,7 @@ impl<'model> Decoder<'model> {
     /// Draws the next token of every slot that has read all of its own.
     fn draw(&mut self, shares: &[Share]) {
         let mut last = 0;
-        let mut drawn = 0;
+        let mut first = true;
         for share in shares {
             last += share.tokens;
             let slot = &mut self.slots[share.slot];
@@ -195,7 +195,10 @@ impl<'model> Decoder<'model> {
                 }
                 Ok(token) => {
                     job.sampler.accept(token, true);
-                    drawn += 1;
+                    // Counted before they are sent, so that who has seen a token sees it counted.
+                    add(&self.shared.decode_steps, usize::from(first));
+                    add(&self.shared.tokens_out, 1);
+                    first = false;
                     if slot.push(token) {
                         slot.end(Output::Finished(FinishReason::Length));
                     }
@@ -205,8 +208,6 @@ impl<'model> Decoder<'model> {
                 )))),
             }
         }
-        add(&self.shared.tokens_out, drawn);
-        add(&self.shared.decode_steps, usize::from(drawn > 0));
     }
 
     fn measure(&mut self, shares: &[Share], began: Instant) {

@@ -142,9 +142,8 @@ fn decode(
     jobs: &Receiver<Job>,
 ) {
     let made = llama::backend().and_then(|backend| {
-        let context = model.new_context(backend, shape.context_params());
-        context
-            .map_err(|error| unavailable(format!("can't make a context: {}", llama::cause(&error))))
+        llama::attempt(|| model.new_context(backend, shape.context_params()))
+            .map_err(|why| unavailable(format!("can't make a context: {why}")))
     });
     let sent = match made {
         Ok(context) => {

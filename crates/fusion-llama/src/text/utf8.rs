@@ -10,14 +10,18 @@ impl Utf8 {
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.incomplete.extend_from_slice(bytes);
         let mut text = String::new();
+        let mut read = 0;
         let mut held = 0;
         for chunk in self.incomplete.utf8_chunks() {
             text.push_str(chunk.valid());
-            match std::str::from_utf8(chunk.invalid()) {
-                // Only at the very end can the missing bytes still come.
-                Err(error) if error.error_len().is_none() => held = chunk.invalid().len(),
-                Err(_) => text.push(char::REPLACEMENT_CHARACTER),
-                Ok(_) => {}
+            read += chunk.valid().len() + chunk.invalid().len();
+            let unfinished = std::str::from_utf8(chunk.invalid())
+                .is_err_and(|error| error.error_len().is_none());
+            // Only at the very end can the missing bytes still come.
+            if unfinished && read == self.incomplete.len() {
+                held = chunk.invalid().len();
+            } else if !chunk.invalid().is_empty() {
+                text.push(char::REPLACEMENT_CHARACTER);
             }
         }
         self.incomplete.drain(..self.incomplete.len() - held);

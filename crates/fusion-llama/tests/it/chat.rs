@@ -8,12 +8,12 @@ use fusion_engine::{
     },
 };
 
-use crate::support::{answer, ask, load, refusal};
+use crate::support::{answer, ask, ask_for_paris, load, refusal};
 
 #[tokio::test]
 async fn knows_the_capital_of_france() {
     let Some(engine) = load(4, 512) else { return };
-    let answer = answer(&engine, ask("What is the capital of France?", 64)).await;
+    let answer = answer(&engine, ask_for_paris()).await;
     assert!(answer.text.contains("Paris"), "{answer:?}");
     assert_eq!(answer.finish, FinishReason::Stop);
     let usage = &answer.usage;
@@ -38,10 +38,16 @@ async fn ends_at_max_tokens() {
 #[tokio::test]
 async fn without_a_limit_ends_where_the_context_does() {
     let Some(engine) = load(1, 256) else { return };
-    let mut request = ask("Count from one to one thousand, one number a line.", 1);
+    let mut request = ask(
+        &format!(
+            "Go on: {}",
+            "The sea was calm, and the ship went on. ".repeat(19)
+        ),
+        1,
+    );
     request.max_tokens = None;
     let answer = answer(&engine, request).await;
-    assert_eq!(answer.finish, FinishReason::Length);
+    assert_eq!(answer.finish, FinishReason::Length, "{answer:?}");
     assert_eq!(answer.usage.total_tokens, 256);
 }
 
@@ -149,7 +155,7 @@ async fn refuses_what_makes_no_sense() {
         crate::support::read(stream).await;
     }
     assert!(
-        answer(&engine, ask("What is the capital of France?", 32))
+        answer(&engine, ask_for_paris())
             .await
             .text
             .contains("Paris")

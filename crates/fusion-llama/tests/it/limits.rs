@@ -2,7 +2,7 @@
 
 use fusion_engine::{Engine, types::ErrorCode};
 
-use crate::support::{answer, ask, load, piece, refusal};
+use crate::support::{answer, ask, ask_for_paris, load, piece, refusal};
 
 #[tokio::test]
 async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
@@ -18,7 +18,7 @@ async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
 
     // The slot was given back.
     assert!(
-        answer(&engine, ask("What is the capital of France?", 32))
+        answer(&engine, ask_for_paris())
             .await
             .text
             .contains("Paris")

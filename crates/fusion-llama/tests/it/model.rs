@@ -9,7 +9,7 @@ use fusion_engine::{
 };
 use fusion_llama::Llama;
 
-use crate::support::{answer, ask, launch, load, model_file, refusal};
+use crate::support::{answer, ask, launch, load, model_file, refusal, until};
 
 #[test]
 fn the_card_is_true() {
@@ -48,6 +48,7 @@ async fn an_estimate_says_what_loading_will_reserve() {
     let usage = answer(&engine, ask("What is the capital of France?", 8))
         .await
         .usage;
+    until(|| engine.stats().slots_busy == 0).await;
     let stats = engine.stats();
     let per_token = stats.kv_reserved_bytes / 4096;
     assert_eq!(
@@ -121,11 +122,8 @@ async fn tokens_are_found_in_the_text() {
 #[tokio::test]
 async fn threads_can_change_between_steps() {
     let Some(engine) = load(1, 512) else { return };
+    answer(&engine, ask("Hello", 2)).await;
     engine.set_threads(2);
-    assert!(
-        answer(&engine, ask("What is the capital of France?", 32))
-            .await
-            .text
-            .contains("Paris")
-    );
+    let after = answer(&engine, ask("Hello", 4)).await;
+    assert_eq!(after.usage.completion_tokens, 4);
 }

@@ -47,6 +47,16 @@ pub(crate) fn load(slots: u32, context_length: u32) -> Option<Llama> {
     Some(Llama::load(&launch(model_file()?, slots, context_length)).unwrap())
 }
 
+/// A question that the model answers with "Paris", which with its template's own system message it doesn't.
+pub(crate) fn ask_for_paris() -> ChatRequest {
+    let mut request = ask("What is the capital of France?", 32);
+    request.messages.insert(
+        0,
+        Message::new(Role::System, "You are a helpful assistant."),
+    );
+    request
+}
+
 /// One question, answered with the likeliest tokens.
 pub(crate) fn ask(question: &str, max_tokens: u32) -> ChatRequest {
     ChatRequest {
