@@ -31,7 +31,7 @@ pub(super) async fn attempt(parts: Arc<Parts>, claimed: Claimed) {
         result = work(&parts, claimed, progress) => result,
         never = report(&parts, &id, fence, reported) => match never {},
     };
-    let write = ending(result, attempt, most);
+    let write = ending(result, attempt, most, (parts.clock)());
     write_through(&parts, &id, fence, write).await;
 }
 
@@ -100,7 +100,7 @@ async fn report(
 }
 
 /// The write that ends an attempt.
-fn ending(result: Result<Value>, attempt: u32, max_attempts: u32) -> JobWrite {
+fn ending(result: Result<Value>, attempt: u32, max_attempts: u32, now: Timestamp) -> JobWrite {
     let error = match result {
         Ok(value) => return JobWrite::Finish(Outcome::Completed(value)),
         Err(error) => error,
@@ -116,7 +116,7 @@ fn ending(result: Result<Value>, attempt: u32, max_attempts: u32) -> JobWrite {
     };
     match next {
         Next::Retry(delay) => JobWrite::Release {
-            run_at: Timestamp::now().plus(delay),
+            run_at: now.plus(delay),
             error,
         },
         Next::Fail => JobWrite::Finish(Outcome::Failed(error)),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fusion_types::{
-    Call, Error, ErrorCode, Result,
+    Call, Error, ErrorCode, Result, Timestamp,
     id::JobId,
     inference::ModelPlanner,
     job::{Inserted, Job, JobQuery, JobSort, JobStatus, Seq},
@@ -70,6 +70,9 @@ impl Default for Config {
     }
 }
 
+/// Tells the time; another than the machine's in tests.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// The handle that routes hold.
 #[derive(Clone)]
 pub struct Jobs {
@@ -82,6 +85,7 @@ pub(crate) struct Parts {
     outgoing: Arc<dyn Outgoing>,
     operations: Arc<dyn Operations>,
     config: Config,
+    clock: Clock,
     queue: QueueLength,
     /// Tells the runner of this process that a cancellation waits for it.
     cancellation: Notify,
@@ -95,12 +99,25 @@ impl Jobs {
         operations: Arc<dyn Operations>,
         config: Config,
     ) -> Self {
+        let clock = Arc::new(Timestamp::now);
+        Self::with_clock(store, planner, outgoing, operations, config, clock)
+    }
+
+    pub fn with_clock(
+        store: Arc<dyn JobStore>,
+        planner: Arc<dyn ModelPlanner>,
+        outgoing: Arc<dyn Outgoing>,
+        operations: Arc<dyn Operations>,
+        config: Config,
+        clock: Clock,
+    ) -> Self {
         let parts = Parts {
             store,
             planner,
             outgoing,
             operations,
             config,
+            clock,
             queue: QueueLength::default(),
             cancellation: Notify::new(),
         };

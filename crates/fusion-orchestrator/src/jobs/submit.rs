@@ -34,7 +34,7 @@ pub(super) fn check(
             .map_err(|error| error.with_param("callback_url"))?;
     }
     let idempotency = idempotency(&request, header_key)?;
-    let now = Timestamp::now();
+    let now = (parts.clock)();
     let run_at = request.run_at.unwrap_or(now);
     if run_at.since(now) > FURTHEST {
         return Err(Error::invalid("run_at", "run_at must be within a year"));

@@ -22,6 +22,7 @@ mod schedule;
 mod signature;
 mod view;
 
+pub use crate::jobs::Clock;
 pub use dispatcher::Dispatcher;
 pub use view::{
     Attempt, Deleted, Deliveries, DeliveryStatus, DeliveryView, RegisterRequest, Registered,
@@ -57,9 +58,6 @@ pub struct Config {
 pub fn check_secret(secret: &str) -> Result<()> {
     Key::read(secret).map(|_| ())
 }
-
-/// Tells the time; another than the machine's in tests.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The handle that routes hold.
 #[derive(Clone)]

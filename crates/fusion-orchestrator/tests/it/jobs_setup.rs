@@ -216,12 +216,14 @@ impl Setup {
     pub(crate) fn with_config(operations: Arc<dyn Operations>, config: jobs::Config) -> Self {
         let store = Arc::new(MemoryJobs::new());
         let dyn_store: Arc<dyn JobStore> = Arc::clone(&store) as Arc<dyn JobStore>;
-        let jobs = Jobs::new(
+        let clock = Arc::clone(&store);
+        let jobs = Jobs::with_clock(
             dyn_store,
             Arc::new(Planner),
             Arc::new(NoWayOut),
             operations,
             config,
+            Arc::new(move || clock.now()),
         );
         Self {
             store,

@@ -250,12 +250,14 @@ impl Setup {
         });
         let job_store: Arc<dyn JobStore> = Arc::clone(&store) as Arc<dyn JobStore>;
         let outgoing: Arc<dyn Outgoing> = Arc::clone(&endpoints) as Arc<dyn Outgoing>;
-        let jobs = Jobs::new(
+        let clock = Arc::clone(&store);
+        let jobs = Jobs::with_clock(
             Arc::clone(&job_store),
             Arc::new(Planner),
             Arc::clone(&outgoing),
             Script::new([]),
             fusion_orchestrator::jobs::Config::default(),
+            Arc::new(move || clock.now()),
         );
         let config = Config {
             timeout: Duration::from_secs(10),
