@@ -58,7 +58,8 @@ impl Config {
             load_timeout: Duration::from_secs(300),
             hang_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(30),
-            threads: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+            threads: std::thread::available_parallelism()
+                .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
             definitions: Vec::new(),
         }
     }
@@ -93,7 +94,12 @@ impl FromStr for EvictionPolicy {
         [Self::Lru, Self::Priority, Self::Manual]
             .into_iter()
             .find(|policy| policy.as_str() == text)
-            .ok_or_else(|| Error::invalid("eviction_policy", format!("{text:?} is none of lru, priority, manual")))
+            .ok_or_else(|| {
+                Error::invalid(
+                    "eviction_policy",
+                    format!("{text:?} is none of lru, priority, manual"),
+                )
+            })
     }
 }
 

@@ -4,11 +4,22 @@
 //! by a pure scheduler; what it costs is charged by predicted bytes and corrected by measured ones. Engines are children that
 //! speak the dialect of `fusion_types::engine` over a Unix socket.
 
+mod catalog;
 mod config;
 pub mod download;
+mod engine;
+mod eviction;
+mod inference;
+mod lease;
+mod memory;
 mod models;
+mod registry;
 mod report;
+mod routing;
+mod scheduler;
 
 pub use config::{Config, EvictionPolicy, ModelDefinition};
 pub use models::Models;
-pub use report::{LoadPlan, LoadReport, LoadRequest, ModelInfo, ModelQueue, QueueStats, UnloadReport};
+pub use report::{
+    LoadPlan, LoadReport, LoadRequest, ModelInfo, ModelQueue, QueueStats, UnloadReport,
+};

@@ -1,28 +1,52 @@
 //! The handle that everybody holds.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
-use async_trait::async_trait;
 use fusion_types::{
     Call, Error, Result,
-    chat::ChatRequest,
-    embedding::EmbedRequest,
-    inference::{Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate, WorkSize},
-    model::{ModelCard, ModelId},
+    inference::Needs,
+    model::{Capability, ModelCard},
     model_ref::ModelRef,
-    rerank::RerankRequest,
     store::RecordStore,
 };
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, LoadPlan, LoadReport, LoadRequest, ModelInfo, QueueStats, UnloadReport};
+use crate::{
+    Config, LoadPlan, LoadReport, LoadRequest, ModelInfo, QueueStats, UnloadReport,
+    catalog::{self, Definition},
+    engine::{RuntimeDir, Spawner},
+    lease::Lease,
+    memory::Footprints,
+    registry::{Mailbox, Message, Registry, Services, View},
+    routing::{self, Route},
+    scheduler::{board::WaiterId, refusal},
+};
+
+/// How often unknown names may make the models folder be looked through.
+const RESCAN_EVERY: Duration = Duration::from_secs(1);
 
 /// A cheap handle on all models. When the last one is dropped, or the token given to [`Models::start`] is cancelled, every
 /// engine is ended.
 #[derive(Clone)]
-pub struct Models {}
+pub struct Models(Arc<Inner>);
 
-#[expect(clippy::unused_async, reason = "signatures first")]
+struct Inner {
+    config: Arc<Config>,
+    records: Arc<dyn RecordStore>,
+    footprints: Footprints,
+    mailbox: Mailbox,
+    view: watch::Receiver<Arc<View>>,
+    next_waiter: AtomicU64,
+    last_scan: Mutex<Instant>,
+}
+
 impl Models {
     /// Finds what can be loaded, and starts loading what the configuration wants loaded.
     ///
@@ -32,61 +56,145 @@ impl Models {
     /// # Errors
     /// `invalid_value` for a definition that can't be, `store_unavailable`, `internal_error` where no runtime folder can be made.
     pub async fn start(
-        _config: Config,
-        _records: Arc<dyn RecordStore>,
-        _tasks: TaskTracker,
-        _token: CancellationToken,
+        config: Config,
+        records: Arc<dyn RecordStore>,
+        tasks: TaskTracker,
+        token: CancellationToken,
     ) -> Result<Self> {
-        Err(Error::not_implemented("models"))
+        let config = Arc::new(config);
+        let internal =
+            |what: &str, error: std::io::Error| Error::internal(format!("{what}: {error}"));
+        let runtime_dir = RuntimeDir::create(config.runtime_parent.as_deref())
+            .map_err(|error| internal("can't make a folder for sockets", error))?;
+        let spawner = Spawner::start().map_err(|error| internal("can't start a thread", error))?;
+        let footprints = Footprints::new(records.clone(), spawner.clone());
+
+        let mut definitions = Vec::new();
+        for definition in all_definitions(&config, &*records).await? {
+            let learned = footprints.recall(&definition).await;
+            definitions.push((definition, learned));
+        }
+        let (mailbox, messages) = mpsc::unbounded_channel();
+        let services = Services {
+            config: config.clone(),
+            spawner,
+            runtime_dir,
+            footprints: footprints.clone(),
+        };
+        let (registry, view) = Registry::new(services, definitions, &mailbox);
+        tasks.spawn(registry.run(messages, token.clone()));
+
+        let models = Self(Arc::new(Inner {
+            config,
+            records,
+            footprints,
+            mailbox,
+            view,
+            next_waiter: AtomicU64::new(0),
+            last_scan: Mutex::new(Instant::now()),
+        }));
+        models.preload(&tasks, &token);
+        Ok(models)
+    }
+
+    /// Each load on a task of its own, so that a slow or broken one holds up nothing.
+    fn preload(&self, tasks: &TaskTracker, token: &CancellationToken) {
+        for model in self
+            .0
+            .config
+            .definitions
+            .iter()
+            .filter(|model| model.preload)
+        {
+            let Some(definition) = self.view().definitions.get(&model.id).cloned() else {
+                continue;
+            };
+            let (models, token) = (self.clone(), token.clone());
+            tasks.spawn(async move {
+                let load = models.load_definition(Definition::clone(&definition));
+                if let Some(Err(error)) = token.run_until_cancelled(load).await {
+                    tracing::error!(model = %definition.id, %error, "a model can't be loaded at the start");
+                }
+            });
+        }
     }
 
     /// Loads a model and remembers it over a restart.
     ///
     /// # Errors
     /// `invalid_value`, `model_not_found`, `model_already_loaded`, `insufficient_vram`, `not_implemented`, and what the engine says.
-    pub async fn load(&self, _request: LoadRequest) -> Result<LoadReport> {
-        Err(Error::not_implemented("loading"))
+    pub async fn load(&self, request: LoadRequest) -> Result<LoadReport> {
+        let definition = self.define(request).await?;
+        let report = self.load_definition(definition.clone()).await?;
+        catalog::remember(&*self.0.records, &definition).await?;
+        Ok(report)
     }
 
     /// What [`Models::load`] would do; changes nothing.
     ///
     /// # Errors
     /// As for [`Models::load`], except for `insufficient_vram`, which the plan itself tells.
-    pub async fn plan_load(&self, _request: LoadRequest) -> Result<LoadPlan> {
-        Err(Error::not_implemented("planning a load"))
+    pub async fn plan_load(&self, request: LoadRequest) -> Result<LoadPlan> {
+        let definition = self.define(request).await?;
+        let need = self
+            .0
+            .footprints
+            .predict(&definition, definition.launch(&self.0.config))
+            .await?;
+        self.ask(|reply| Message::Plan {
+            definition: Box::new(definition),
+            need,
+            reply,
+        })
+        .await?
     }
 
     /// Ends a model's engine; with `force` also while it answers requests, which then end with an error.
     ///
     /// # Errors
     /// `model_not_found`; `model_in_use` without `force`.
-    pub async fn unload(&self, _name: &str, _force: bool) -> Result<UnloadReport> {
-        Err(Error::not_implemented("unloading"))
+    pub async fn unload(&self, name: &str, force: bool) -> Result<UnloadReport> {
+        let model = self.card(name)?.id;
+        self.ask(|reply| Message::Unload {
+            model,
+            force,
+            reply,
+        })
+        .await?
     }
 
     /// All that is loaded or could be, by id.
     pub fn cards(&self) -> Arc<[ModelCard]> {
-        Arc::new([])
+        self.view().cards.clone()
     }
 
     /// By id or alias.
     ///
     /// # Errors
     /// `model_not_found` with the nearest names.
-    pub fn card(&self, _name: &str) -> Result<ModelCard> {
-        Err(Error::not_implemented("models"))
+    pub fn card(&self, name: &str) -> Result<ModelCard> {
+        let view = self.view();
+        let route = routing::choose(
+            &view.routable(),
+            &ModelRef::Named(name.to_owned()),
+            &Needs::default(),
+        )?;
+        let card = view.cards.iter().find(|card| card.id == route.model);
+        card.cloned()
+            .ok_or_else(|| routing::not_found(name, std::iter::empty()))
     }
 
     /// By id or alias.
     ///
     /// # Errors
     /// `model_not_found` with the nearest names.
-    pub async fn info(&self, _name: &str) -> Result<ModelInfo> {
-        Err(Error::not_implemented("models"))
+    pub async fn info(&self, name: &str) -> Result<ModelInfo> {
+        let model = self.card(name)?.id;
+        self.ask(|reply| Message::Info { model, reply }).await?
     }
 
     pub fn queue_stats(&self) -> QueueStats {
-        QueueStats::default()
+        self.view().queues.clone()
     }
 
     /// Looks again at the models folder, for files that came since.
@@ -94,45 +202,170 @@ impl Models {
     /// # Errors
     /// `engine_unavailable` while the server shuts down.
     pub async fn rescan(&self) -> Result<()> {
-        Ok(())
+        let config = self.0.config.clone();
+        let definitions = blocking(move || Ok(catalog::scan(&config))).await?;
+        self.ask(|reply| Message::Found { definitions, reply })
+            .await
     }
 
     /// # Errors
-    /// `not_implemented`, always for now.
-    pub async fn warmup(&self, _name: &str, _prompt: &str) -> Result<()> {
+    /// `model_not_found`, else `not_implemented`, always for now.
+    pub fn warmup(&self, name: &str) -> Result<()> {
+        self.card(name)?;
         Err(Error::not_implemented("warming a model up"))
     }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.0.view.borrow().clone()
+    }
+
+    /// Chooses the model, and waits for a slot of it within the call's deadline.
+    pub(crate) async fn acquire(
+        &self,
+        call: &Call,
+        model: &ModelRef,
+        capability: Option<Capability>,
+    ) -> Result<(Lease, Route)> {
+        call.check_deadline()?;
+        let needs = Needs {
+            capability,
+            min_context: None,
+        };
+        let mut route = routing::choose(&self.view().routable(), model, &needs);
+        if route.is_err() && self.may_rescan() {
+            self.rescan().await?;
+            route = routing::choose(&self.view().routable(), model, &needs);
+        }
+        let route = route?;
+        let (model, deadline) = (route.model.clone(), call.deadline);
+        let lease = self
+            .wait(|waiter, reply| Message::Acquire {
+                waiter,
+                model,
+                deadline,
+                reply,
+            })
+            .await?;
+        Ok((lease, route))
+    }
+
+    fn may_rescan(&self) -> bool {
+        let mut last = self
+            .0
+            .last_scan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let may = last.elapsed() >= RESCAN_EVERY;
+        if may {
+            *last = Instant::now();
+        }
+        may
+    }
+
+    async fn define(&self, request: LoadRequest) -> Result<Definition> {
+        let config = self.0.config.clone();
+        let known = self.known(&request);
+        blocking(move || catalog::define(&config, &request, known.as_deref())).await
+    }
+
+    /// The model that the request names as its path, unless it wants it under another id.
+    fn known(&self, request: &LoadRequest) -> Option<Arc<Definition>> {
+        let id = fusion_types::model::ModelId::new(&request.model_path);
+        let same_id = request
+            .model_id
+            .as_ref()
+            .is_none_or(|id| *id == request.model_path);
+        self.view()
+            .definitions
+            .get(&id)
+            .filter(|_| same_id)
+            .cloned()
+    }
+
+    async fn load_definition(&self, definition: Definition) -> Result<LoadReport> {
+        let definition = Box::new(definition);
+        self.wait(|waiter, reply| Message::Load {
+            waiter,
+            definition,
+            reply,
+        })
+        .await
+    }
+
+    /// Sends what may take long to be answered. Dropping the future gives up the place in the queue.
+    async fn wait<T>(
+        &self,
+        message: impl FnOnce(WaiterId, oneshot::Sender<Result<T>>) -> Message,
+    ) -> Result<T> {
+        let waiter = self.0.next_waiter.fetch_add(1, Relaxed);
+        let mut place = Place {
+            waiter,
+            mailbox: &self.0.mailbox,
+            is_taken: true,
+        };
+        let outcome = self.ask(|reply| message(waiter, reply)).await;
+        place.is_taken = false;
+        outcome?
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0
+            .mailbox
+            .send(message(reply))
+            .map_err(|_| refusal::draining())?;
+        answer.await.map_err(|_| refusal::draining())
+    }
 }
 
-#[async_trait]
-impl Inference for Models {
-    async fn chat(&self, _call: &Call, _request: ChatRequest) -> Result<Generation> {
-        Err(Error::not_implemented("chat"))
-    }
+/// A place in a queue, withdrawn when dropped before the answer came.
+struct Place<'a> {
+    waiter: WaiterId,
+    mailbox: &'a Mailbox,
+    is_taken: bool,
+}
 
-    async fn embed(&self, _call: &Call, _request: EmbedRequest) -> Result<Embedded> {
-        Err(Error::not_implemented("embeddings"))
-    }
-
-    async fn rerank(&self, _call: &Call, _request: RerankRequest) -> Result<Reranked> {
-        Err(Error::not_implemented("reranking"))
-    }
-
-    async fn tokenize(&self, _call: &Call, _model: &ModelRef, _texts: Vec<String>) -> Result<Vec<Vec<Range<u32>>>> {
-        Err(Error::not_implemented("tokenizing"))
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            // Without a registry there is no queue either.
+            let _ = self.mailbox.send(Message::Withdraw {
+                waiter: self.waiter,
+            });
+        }
     }
 }
 
-impl ModelPlanner for Models {
-    fn models(&self) -> Arc<[ModelCard]> {
-        self.cards()
-    }
+/// What the folder holds, then what was loaded before, then the configuration, each taking the place of the one before.
+async fn all_definitions(
+    config: &Arc<Config>,
+    records: &dyn RecordStore,
+) -> Result<Vec<Definition>> {
+    let scanned = config.clone();
+    let mut definitions = blocking(move || Ok(catalog::scan(&scanned))).await?;
+    definitions.extend(catalog::recall(records).await?);
+    let named = config.clone();
+    definitions.extend(
+        blocking(move || {
+            named
+                .definitions
+                .iter()
+                .map(|model| catalog::configured(&named, model))
+                .collect::<Result<Vec<_>>>()
+        })
+        .await?,
+    );
+    let by_id: std::collections::BTreeMap<_, _> = definitions
+        .into_iter()
+        .map(|definition| (definition.id.clone(), definition))
+        .collect();
+    Ok(by_id.into_values().collect())
+}
 
-    fn choose(&self, _model: &ModelRef, _needs: &Needs) -> Result<Choice> {
-        Err(Error::not_implemented("routing"))
-    }
-
-    fn estimate(&self, _model: &ModelId, _work: &WorkSize) -> WorkEstimate {
-        WorkEstimate::default()
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
 }

@@ -23,7 +23,7 @@ pub struct LoadRequest {
     #[serde(default)]
     pub priority: Option<Priority>,
     #[serde(default)]
-    pub pinned: bool,
+    pub pinned: Option<bool>,
     #[serde(default)]
     pub ttl_seconds: Option<u64>,
     #[serde(default)]
@@ -47,7 +47,10 @@ pub struct LoadRequest {
 
 impl LoadRequest {
     pub fn new(model_path: impl Into<String>) -> Self {
-        Self { model_path: model_path.into(), ..Self::default() }
+        Self {
+            model_path: model_path.into(),
+            ..Self::default()
+        }
     }
 }
 

@@ -1,0 +1,128 @@
+//! What lies at a path. Model files are parsed by the engines, never here: this reads names and four bytes.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+    time::UNIX_EPOCH,
+};
+
+use fusion_types::{Error, Result, model::ModelType};
+
+pub(super) const LLAMA: &str = "fusiond-llama";
+pub(super) const TENSOR: &str = "fusiond-tensor";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One file of the format that llama.cpp reads.
+    Gguf,
+    /// A folder with a pooling of its own, as sentence-transformers writes it.
+    SentenceTransformers,
+    /// A folder with weights of another architecture.
+    Tensors,
+}
+
+impl Kind {
+    /// # Errors
+    /// `invalid_value` for what isn't a model, or isn't there.
+    pub(super) fn at(path: &Path) -> Result<Self> {
+        let refuse = |why: &str| Error::invalid("model_path", format!("{}: {why}", path.display()));
+        let metadata = fs::metadata(path).map_err(|error| refuse(&error.to_string()))?;
+        if metadata.is_dir() {
+            return match () {
+                () if !path.join("config.json").is_file() => {
+                    Err(refuse("the folder has no config.json"))
+                }
+                () if path.join("modules.json").is_file() || path.join("1_Pooling").is_dir() => {
+                    Ok(Self::SentenceTransformers)
+                }
+                () => Ok(Self::Tensors),
+            };
+        }
+        match starts_as_gguf(path) {
+            Ok(true) => Ok(Self::Gguf),
+            Ok(false) => Err(refuse("the file is not a GGUF model")),
+            Err(error) => Err(refuse(&error.to_string())),
+        }
+    }
+
+    pub(super) fn model_type(self) -> ModelType {
+        match self {
+            Self::Gguf | Self::Tensors => ModelType::Lm,
+            Self::SentenceTransformers => ModelType::Embeddings,
+        }
+    }
+
+    /// The engine that serves such a model as that type.
+    ///
+    /// # Errors
+    /// `not_implemented` where no engine of ours does.
+    pub(super) fn engine(self, model_type: ModelType) -> Result<&'static str> {
+        match (self, model_type) {
+            (Self::Gguf, ModelType::Lm | ModelType::Embeddings | ModelType::Rerank) => Ok(LLAMA),
+            (
+                Self::SentenceTransformers | Self::Tensors,
+                ModelType::Embeddings | ModelType::Rerank,
+            ) => Ok(TENSOR),
+            (Self::SentenceTransformers | Self::Tensors, ModelType::Lm) => Err(
+                Error::not_implemented("running a language model from a folder of tensors"),
+            ),
+            _ => Err(Error::not_implemented(format!(
+                "running a model of type {}",
+                model_type.as_str()
+            ))),
+        }
+    }
+}
+
+fn starts_as_gguf(path: &Path) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    match File::open(path)?.read_exact(&mut magic) {
+        Ok(()) => Ok(&magic == b"GGUF"),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Size of the weights, and when they were last written, in milliseconds since 1970. A model in several files counts whole.
+pub(super) fn weigh(path: &Path) -> (u64, i64) {
+    let Ok(metadata) = fs::metadata(path) else {
+        return (0, 0);
+    };
+    if metadata.is_file() {
+        return siblings(path).unwrap_or_else(|| (metadata.len(), modified(&metadata)));
+    }
+    sum(path, |_| true)
+}
+
+/// The parts of a GGUF that was split: `NAME-00001-of-00003.gguf` and so on.
+fn siblings(path: &Path) -> Option<(u64, i64)> {
+    let (name, total) = split_name(path.file_stem()?.to_str()?)?;
+    let end = format!("-of-{total}.gguf");
+    Some(sum(path.parent()?, |file| {
+        file.starts_with(name) && file.ends_with(&end)
+    }))
+}
+
+/// `("NAME", "00003")` for the first part of a split GGUF.
+pub(super) fn split_name(stem: &str) -> Option<(&str, &str)> {
+    let (rest, total) = stem.rsplit_once("-of-")?;
+    Some((rest.strip_suffix("-00001")?, total))
+}
+
+fn sum(folder: &Path, counts: impl Fn(&str) -> bool) -> (u64, i64) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(&counts));
+    let files = named
+        .filter_map(|entry| fs::metadata(entry.path()).ok())
+        .filter(fs::Metadata::is_file);
+    files.fold((0, 0), |(bytes, latest), file| {
+        (bytes + file.len(), latest.max(modified(&file)))
+    })
+}
+
+fn modified(metadata: &fs::Metadata) -> i64 {
+    let time = metadata.modified().unwrap_or(UNIX_EPOCH);
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

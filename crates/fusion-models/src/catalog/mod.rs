@@ -1,0 +1,13 @@
+//! What can be loaded, and how: found in the models folder, named in the configuration, or loaded through the API before.
+
+mod definition;
+mod inspect;
+mod names;
+mod remembered;
+mod request;
+mod scan;
+
+pub(crate) use definition::{Definition, Origin};
+pub(crate) use remembered::{recall, remember};
+pub(crate) use request::{configured, define};
+pub(crate) use scan::scan;

@@ -1,0 +1,325 @@
+//! From what somebody asked for to a definition that can be loaded. Reads the disk, so it runs where blocking is allowed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path, PathBuf, absolute},
+    time::Duration,
+};
+
+use fusion_types::{
+    Error, ErrorCode, Result,
+    model::{ModelId, ModelType, Priority},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    definition::{Definition, Origin, Setup},
+    inspect::{Kind, weigh},
+    names::{check_alias, check_id, id_of},
+    scan::{is_model_file, scan},
+};
+use crate::{Config, LoadRequest, ModelDefinition, routing};
+
+/// The definition that a load request means; `known` is the model whose id the request gives as its path, if there is one.
+///
+/// # Errors
+/// `invalid_value`, `name_reserved`, `model_not_found`, `not_implemented`.
+pub(crate) fn define(
+    config: &Config,
+    request: &LoadRequest,
+    known: Option<&Definition>,
+) -> Result<Definition> {
+    refuse_unbuilt(request)?;
+    let base = match known {
+        Some(known) => known.clone(),
+        None => locate(config, request)?,
+    };
+    let mut definition = with_setup(base, request)?;
+    if let Some(id) = &request.model_id {
+        definition.id = check_id(id)?;
+    }
+    for alias in &request.aliases {
+        check_alias(alias)?;
+    }
+    if !request.aliases.is_empty() {
+        definition.aliases.clone_from(&request.aliases);
+    }
+    if !request.metadata.is_empty() {
+        definition.metadata.clone_from(&request.metadata);
+    }
+    definition.pinned = request.pinned.unwrap_or(definition.pinned);
+    definition.priority = request.priority.unwrap_or(definition.priority);
+    definition.idle_ttl = request
+        .ttl_seconds
+        .map(Duration::from_secs)
+        .or(definition.idle_ttl);
+    definition.origin = Origin::Loaded;
+    Ok(definition)
+}
+
+fn refuse_unbuilt(request: &LoadRequest) -> Result<()> {
+    match request {
+        _ if request.replicas.is_some_and(|count| count != 1) => {
+            Err(Error::not_implemented("running several replicas"))
+        }
+        _ if !request.adapters.is_empty() => Err(Error::not_implemented("loading adapters")),
+        _ if request.draft_model.is_some() => Err(Error::not_implemented("speculative decoding")),
+        _ if request.concurrency == Some(0) => {
+            Err(Error::invalid("concurrency", "must be at least 1"))
+        }
+        _ if request.context_length == Some(0) => {
+            Err(Error::invalid("context_length", "must be at least 1"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn with_setup(mut definition: Definition, request: &LoadRequest) -> Result<Definition> {
+    let setup = &mut definition.setup;
+    if let Some(engine) = &request.engine {
+        setup.engine = engine_name(engine)?;
+    }
+    if let Some(model_type) = request.model_type
+        && model_type != setup.model_type
+    {
+        setup.model_type = model_type;
+        if request.engine.is_none() {
+            Kind::at(&setup.path)?
+                .engine(model_type)?
+                .clone_into(&mut setup.engine);
+        }
+    }
+    setup.context_length = request.context_length.or(setup.context_length);
+    setup.slots = request.concurrency.unwrap_or(setup.slots);
+    if !request.options.is_empty() {
+        setup.options = options(&request.options)?;
+    }
+    Ok(definition)
+}
+
+/// Finds what `model_path` means: a local path, a path or name in the models folder, or a repository pulled before.
+fn locate(config: &Config, request: &LoadRequest) -> Result<Definition> {
+    let text = request
+        .model_path
+        .strip_prefix("hf:")
+        .unwrap_or(&request.model_path);
+    if text.is_empty() {
+        return Err(Error::invalid("model_path", "the path is empty"));
+    }
+    let local = Path::new(text);
+    if local.is_absolute() || text.starts_with('.') {
+        return at_path(config, request, &make_absolute(local)?);
+    }
+    if let Some(path) = in_folder(&config.models_dir, text)? {
+        return at_path(config, request, &path);
+    }
+    let found = scan(config);
+    if let Some(definition) = found
+        .iter()
+        .find(|definition| definition.id.as_str() == text)
+    {
+        return Ok(definition.clone());
+    }
+    if local.exists() {
+        return at_path(config, request, &make_absolute(local)?);
+    }
+    if text.split('/').count() == 2 {
+        let message = format!("{text} is not on this machine; fetch it with `fusiond pull {text}`");
+        return Err(Error::new(ErrorCode::ModelNotFound, message).with_param("model_path"));
+    }
+    let names = found.iter().map(|definition| definition.id.as_str());
+    Err(routing::not_found(text, names).with_param("model_path"))
+}
+
+/// A path below the models folder: as it is written, or `owner/name[:file-or-quant]`.
+fn in_folder(folder: &Path, text: &str) -> Result<Option<PathBuf>> {
+    let (repository, part) = text
+        .split_once(':')
+        .map_or((text, None), |(name, part)| (name, Some(part)));
+    let relative = Path::new(repository);
+    if !relative
+        .components()
+        .all(|component| matches!(component, Component::Normal(_)))
+    {
+        return Err(Error::invalid(
+            "model_path",
+            "a path in the models folder may not leave it",
+        ));
+    }
+    let path = folder.join(relative);
+    if path.is_dir() && !path.join("config.json").is_file() {
+        return model_file(&path, part);
+    }
+    Ok(path.exists().then_some(path))
+}
+
+/// The one model file of a pulled repository, or the one whose name has the wanted part.
+fn model_file(folder: &Path, part: Option<&str>) -> Result<Option<PathBuf>> {
+    let part = part.unwrap_or_default().to_lowercase();
+    let files = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let fits = |path: &PathBuf| {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        path.is_file() && is_model_file(path) && name.to_lowercase().contains(&part)
+    };
+    let mut files: Vec<_> = files.filter(fits).collect();
+    match files.len() {
+        0 => Ok(None),
+        1 => Ok(files.pop()),
+        count => Err(Error::invalid(
+            "model_path",
+            format!("{count} files fit; say which, as in owner/name:Q4_K_M"),
+        )),
+    }
+}
+
+fn at_path(config: &Config, request: &LoadRequest, path: &Path) -> Result<Definition> {
+    if !path.exists() {
+        return Err(Error::invalid(
+            "model_path",
+            format!("there is nothing at {}", path.display()),
+        ));
+    }
+    let id = match &request.model_id {
+        Some(id) => check_id(id)?,
+        None => id_of(path).ok_or_else(|| {
+            Error::invalid("model_id", "the path has no name that a model could have")
+        })?,
+    };
+    let (model_type, engine) = served_by(path, request.model_type, request.engine.as_deref())?;
+    Ok(plain(
+        config,
+        id,
+        path.to_owned(),
+        model_type,
+        &engine,
+        Origin::Loaded,
+    ))
+}
+
+/// What the model is, and which engine serves it. An engine that was named judges the files itself.
+fn served_by(
+    path: &Path,
+    wanted: Option<ModelType>,
+    engine: Option<&str>,
+) -> Result<(ModelType, String)> {
+    let kind = Kind::at(path);
+    if let Some(engine) = engine {
+        let guess = kind.map_or(ModelType::Lm, Kind::model_type);
+        return Ok((wanted.unwrap_or(guess), engine_name(engine)?));
+    }
+    let kind = kind?;
+    let model_type = wanted.unwrap_or(kind.model_type());
+    Ok((model_type, kind.engine(model_type)?.to_owned()))
+}
+
+/// An executable's plain name. Only names that engines have are allowed: the engine folders may hold other programs.
+fn engine_name(name: &str) -> Result<String> {
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if plain && (name.starts_with("fusiond-") || name.ends_with("-engine")) {
+        return Ok(name.to_owned());
+    }
+    Err(Error::invalid(
+        "engine",
+        format!("{name:?} is not the name of an engine"),
+    ))
+}
+
+fn options(options: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
+    let plain = |(key, value): (&String, &Value)| {
+        let refuse = |why: &str| Error::invalid(format!("options.{key}"), why);
+        if key.is_empty()
+            || !key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            return Err(refuse("an option's name has letters, digits and _"));
+        }
+        let value = match value {
+            Value::String(text) if !text.contains('\0') => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(value) => value.to_string(),
+            _ => return Err(refuse("an option is a string, a number or a boolean")),
+        };
+        Ok((key.clone(), value))
+    };
+    options.iter().map(plain).collect()
+}
+
+/// # Errors
+/// `invalid_value`, `name_reserved` or `not_implemented`, naming the model.
+pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Definition> {
+    let define = || {
+        check_id(model.id.as_str())?;
+        let path = make_absolute(&config.models_dir.join(&model.path))?;
+        let (model_type, engine) = served_by(&path, model.model_type, model.engine.as_deref())?;
+        let mut definition = plain(
+            config,
+            model.id.clone(),
+            path,
+            model_type,
+            &engine,
+            Origin::Configured,
+        );
+        definition.setup.context_length = model.context_length;
+        definition.setup.slots = model.concurrency.unwrap_or(definition.setup.slots).max(1);
+        definition.setup.options = options(&model.options)?;
+        model
+            .aliases
+            .iter()
+            .try_for_each(|alias| check_alias(alias))?;
+        definition.aliases.clone_from(&model.aliases);
+        definition.pinned = model.pinned;
+        definition.priority = model.priority;
+        definition.idle_ttl = model.idle_ttl;
+        Ok(definition)
+    };
+    define().map_err(|error: Error| Error {
+        message: format!("models.{}: {}", model.id, error.message),
+        ..error
+    })
+}
+
+/// A definition that says nothing beyond what has to be said.
+pub(super) fn plain(
+    config: &Config,
+    id: ModelId,
+    path: PathBuf,
+    model_type: ModelType,
+    engine: &str,
+    origin: Origin,
+) -> Definition {
+    let (file_bytes, modified) = weigh(&path);
+    Definition {
+        id,
+        setup: Setup {
+            path,
+            model_type,
+            engine: engine.to_owned(),
+            context_length: None,
+            slots: config.slots.max(1),
+            options: BTreeMap::new(),
+        },
+        aliases: Vec::new(),
+        pinned: false,
+        priority: Priority::Normal,
+        idle_ttl: None,
+        metadata: Map::new(),
+        origin,
+        file_bytes,
+        modified,
+    }
+}
+
+fn make_absolute(path: &Path) -> Result<PathBuf> {
+    absolute(path).map_err(|error| Error::invalid("model_path", error.to_string()))
+}

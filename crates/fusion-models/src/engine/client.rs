@@ -1,0 +1,328 @@
+//! The dialect's client side: one child, over its socket.
+
+use std::{path::Path, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use fusion_types::{
+    Error, ErrorCode, Result,
+    chat::ChatRequest,
+    embedding::{EmbedRequest, Vectors},
+    engine::{EngineLimits, TokenizeRequest, TokenizeResponse},
+    error::ErrorBody,
+    rerank::{RerankRequest, Score, Scores},
+};
+use reqwest::{Response, StatusCode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    chat::{self, ChatEvents},
+    supervisor::{Life, Stop},
+};
+
+/// How long an engine may take for a question about itself.
+const SHORT: Duration = Duration::from_secs(5);
+/// The connection breaks a moment before the child's end is known.
+const END_KNOWN: Duration = Duration::from_secs(2);
+/// A slot is given back here a moment before the child notices; it then says that it is full.
+const FULL_RETRIES: u32 = 8;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    hang_timeout: Duration,
+    life: Life,
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            // No certificates: there is no TLS on the socket, and reading the system's takes milliseconds.
+            .tls_certs_only([])
+            .build()
+            .map_err(|error| {
+                Error::internal(format!("can't make a client for the engine: {error}"))
+            })?;
+        Ok(Self {
+            http,
+            hang_timeout,
+            life,
+        })
+    }
+
+    /// Starts a generation. Dropping the events closes the connection, which frees the slot.
+    pub(crate) async fn chat(&self, request: &ChatRequest) -> Result<ChatEvents> {
+        let response = self.post("/v1/chat/completions", request).await?;
+        Ok(chat::events(self.clone(), response))
+    }
+
+    pub(crate) async fn embed(&self, request: &EmbedRequest, fingerprint: &str) -> Result<Vectors> {
+        let body = json!({
+            "model": request.model,
+            "input": request.input,
+            "truncate": request.truncate,
+            "encoding_format": "base64",
+        });
+        let answer: Embeddings = self.ask("/v1/embeddings", &body).await?;
+        answer.into_vectors(request.input.len(), fingerprint)
+    }
+
+    pub(crate) async fn rerank(&self, request: &RerankRequest) -> Result<Scores> {
+        let answer: Reranked = self.ask("/v1/rerank", request).await?;
+        let mut results = answer.results;
+        results.sort_by_key(|score| score.index);
+        let complete = results
+            .iter()
+            .map(|score| score.index)
+            .eq(0..request.documents.len());
+        if !complete {
+            return Err(unreadable("it didn't score every document once"));
+        }
+        Ok(Scores {
+            results,
+            tokens: answer.usage.total_tokens,
+        })
+    }
+
+    pub(crate) async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
+        let count = texts.len();
+        let answer: TokenizeResponse = self
+            .ask("/engine/tokenize", &TokenizeRequest { texts })
+            .await?;
+        if answer.spans.len() == count {
+            Ok(answer.spans)
+        } else {
+            Err(unreadable("it didn't tokenize every text"))
+        }
+    }
+
+    pub(crate) async fn limit(&self, limits: EngineLimits) -> Result<()> {
+        let request = self
+            .http
+            .post(url("/engine/limits"))
+            .json(&limits)
+            .timeout(SHORT);
+        request
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| unreadable(&error.to_string()))
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let response = self.post(path, body).await?;
+        let bytes = self.patiently(response.bytes()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(&error.to_string()))
+    }
+
+    /// Sends until a slot takes it. An answer other than success is the engine's error.
+    async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response> {
+        let body = serde_json::to_vec(body).map_err(|error| Error::internal(error.to_string()))?;
+        let body = Bytes::from(body);
+        let mut pause = Duration::from_millis(4);
+        for _ in 0..FULL_RETRIES {
+            let response = self.send(path, body.clone()).await?;
+            if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+                return self.check(response).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        let response = self.send(path, body).await?;
+        self.check(response).await
+    }
+
+    async fn send(&self, path: &str, body: Bytes) -> Result<Response> {
+        let request = self
+            .http
+            .post(url(path))
+            .header("content-type", "application/json")
+            .body(body);
+        self.patiently(request.send()).await
+    }
+
+    async fn check(&self, response: Response) -> Result<Response> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = self.patiently(response.bytes()).await?;
+        let fallback = if status.is_client_error() {
+            ErrorCode::InvalidValue
+        } else {
+            ErrorCode::EngineUnavailable
+        };
+        Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => body.into_error(fallback),
+            Err(_) => Error::new(fallback, format!("the engine answered {status}")),
+        })
+    }
+
+    /// Waits for an answer as long as the engine shows a sign of life each time the patience is over.
+    async fn patiently<T>(&self, answer: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match timeout(self.hang_timeout, &mut answer).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => return Err(self.lost(&error).await),
+                Err(_) if self.is_alive().await => {}
+                Err(_) => return Err(self.end_silent().await),
+            }
+        }
+    }
+
+    async fn is_alive(&self) -> bool {
+        let ready = self
+            .http
+            .get(url("/engine/ready"))
+            .timeout(SHORT)
+            .send()
+            .await;
+        ready.is_ok_and(|response| response.status().is_success())
+    }
+
+    /// The next piece of a streamed body; silence is taken for a hang.
+    pub(super) async fn next_piece(&self, response: &mut Response) -> Result<Option<Bytes>> {
+        match timeout(self.hang_timeout, response.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(error)) => Err(self.lost(&error).await),
+            Err(_) => Err(self.end_silent().await),
+        }
+    }
+
+    async fn end_silent(&self) -> Error {
+        self.life.stop(Stop::Silent(self.hang_timeout));
+        self.life.ended().await.error
+    }
+
+    /// Why the connection broke: the child's end, when that becomes known.
+    pub(super) async fn lost(&self, error: &(dyn std::error::Error + Send + Sync)) -> Error {
+        match timeout(END_KNOWN, self.life.ended()).await {
+            Ok(end) => end.error,
+            Err(_) => Error::new(
+                ErrorCode::EngineCrashed,
+                format!("the engine broke off its answer: {error}"),
+            ),
+        }
+    }
+}
+
+/// The host is never looked at: the socket is the address.
+fn url(path: &str) -> String {
+    format!("http://engine{path}")
+}
+
+pub(super) fn unreadable(why: &str) -> Error {
+    Error::new(
+        ErrorCode::EngineCrashed,
+        format!("the engine's answer can't be used: {why}"),
+    )
+}
+
+#[derive(Deserialize)]
+struct Embeddings {
+    data: Vec<Row>,
+    #[serde(default)]
+    usage: TotalTokens,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    index: usize,
+    /// Little-endian f32 in base64.
+    embedding: String,
+}
+
+#[derive(Deserialize)]
+struct Reranked {
+    results: Vec<Score>,
+    #[serde(default)]
+    usage: TotalTokens,
+}
+
+#[derive(Default, Deserialize)]
+struct TotalTokens {
+    #[serde(default)]
+    total_tokens: u32,
+}
+
+impl Embeddings {
+    fn into_vectors(mut self, expected: usize, fingerprint: &str) -> Result<Vectors> {
+        self.data.sort_by_key(|row| row.index);
+        if !self.data.iter().map(|row| row.index).eq(0..expected) {
+            return Err(unreadable("it didn't embed every input once"));
+        }
+        let mut data = Vec::new();
+        let mut dimension = None;
+        for row in self.data {
+            let bytes = STANDARD
+                .decode(row.embedding)
+                .map_err(|error| unreadable(&error.to_string()))?;
+            let (values, rest) = bytes.as_chunks::<4>();
+            if !rest.is_empty() || *dimension.get_or_insert(values.len()) != values.len() {
+                return Err(unreadable("its vectors differ in length"));
+            }
+            data.extend(values.iter().map(|value| f32::from_le_bytes(*value)));
+        }
+        let dimension = dimension.unwrap_or(0);
+        Ok(Vectors {
+            dimension,
+            data,
+            fingerprint: fingerprint.into(),
+            tokens: self.usage.total_tokens,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(rows: &[(usize, &[f32])]) -> Embeddings {
+        let encode = |values: &[f32]| {
+            STANDARD.encode(
+                values
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(index, values)| json!({ "index": index, "embedding": encode(values) }))
+            .collect();
+        serde_json::from_value(
+            json!({ "data": rows, "usage": { "prompt_tokens": 3, "total_tokens": 3 } }),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn rows_are_put_in_order() {
+        let vectors = answer(&[(1, &[3.0, 4.0]), (0, &[1.0, 2.0])])
+            .into_vectors(2, "f")
+            .unwrap();
+        assert_eq!(
+            (vectors.dimension, vectors.data, vectors.tokens),
+            (2, vec![1.0, 2.0, 3.0, 4.0], 3)
+        );
+    }
+
+    #[test]
+    fn missing_or_uneven_rows_are_refused() {
+        for rows in [
+            &[(0, &[1.0_f32][..])][..],
+            &[(0, &[1.0]), (0, &[1.0])],
+            &[(0, &[1.0]), (1, &[1.0, 2.0])],
+        ] {
+            assert_eq!(
+                answer(rows).into_vectors(2, "f").unwrap_err().code,
+                ErrorCode::EngineCrashed
+            );
+        }
+    }
+}

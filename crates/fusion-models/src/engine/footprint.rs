@@ -1,0 +1,75 @@
+//! What a process really holds.
+
+use std::{fs, path::Path};
+
+/// Bytes that are gone when the process is: private and shared memory, and mapped weights.
+///
+/// An engine that repacks tensors has them twice, as its own memory and as the file's pages, of which the second need not
+/// stay. So mapped weights only count up to the `predicted` need. `None` where the system doesn't tell: then the prediction
+/// stands.
+pub(crate) fn measure(pid: u32, model: &Path, predicted: u64) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let own = field(&status, "RssAnon:")?.saturating_add(field(&status, "RssShmem:")?);
+    let model = fs::canonicalize(model).ok()?;
+    let mapped =
+        fs::read_to_string(format!("/proc/{pid}/smaps")).map_or(0, |maps| mapped(&maps, &model));
+    Some(own + mapped.min(predicted.saturating_sub(own)))
+}
+
+/// The value of a line such as `RssAnon:     1234 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Resident bytes of mappings of the file at `model`, or of files below the folder there.
+fn mapped(maps: &str, model: &Path) -> u64 {
+    let mut total = 0;
+    let mut inside = false;
+    for line in maps.lines() {
+        // A mapping's first line is `address perms offset device inode path`; the others are `Name: value`.
+        let mut columns = line.splitn(6, char::is_whitespace);
+        if columns
+            .next()
+            .is_some_and(|address| address.contains('-') && !address.ends_with(':'))
+        {
+            let path = columns.last().map(str::trim).unwrap_or_default();
+            inside = Path::new(path).starts_with(model);
+        } else if inside {
+            total += field(line, "Rss:").unwrap_or(0);
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &str = "\
+7f00-7f10 r--s 00000000 fe:01 42                         /models/a b.gguf
+Size:               2000 kB
+Rss:                1000 kB
+7f10-7f20 rw-p 00000000 00:00 0
+Rss:                  50 kB
+7f20-7f30 r-xp 00000000 fe:01 43                         /usr/lib/libc.so
+Rss:                 300 kB
+7f30-7f40 r--s 00000000 fe:01 44                         /models/folder/model.safetensors
+Rss:                   7 kB
+";
+
+    #[test]
+    fn counts_only_the_model_s_own_mappings() {
+        assert_eq!(mapped(MAPS, Path::new("/models/a b.gguf")), 1000 * 1024);
+        assert_eq!(mapped(MAPS, Path::new("/models/folder")), 7 * 1024);
+        assert_eq!(mapped(MAPS, Path::new("/models/fold")), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn measures_this_process() {
+        let own = measure(std::process::id(), Path::new("/"), 0).unwrap();
+        assert!(own > 100_000, "{own}");
+    }
+}

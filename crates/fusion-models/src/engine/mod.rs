@@ -1,0 +1,22 @@
+//! Model processes: their start, their end, and the dialect's client side.
+
+mod chat;
+mod client;
+mod command;
+mod footprint;
+mod log_ring;
+mod predict;
+mod process;
+mod runtime_dir;
+mod sse;
+mod supervisor;
+
+pub(crate) use chat::ChatEvents;
+pub(crate) use client::Client;
+pub(crate) use command::{Launch, find};
+pub(crate) use footprint::measure;
+pub(crate) use log_ring::LogRing;
+pub(crate) use predict::predict;
+pub(crate) use process::Spawner;
+pub(crate) use runtime_dir::RuntimeDir;
+pub(crate) use supervisor::{End, Engine, Start, StartError, Stop, start};

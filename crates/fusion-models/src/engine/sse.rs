@@ -1,0 +1,104 @@
+//! Server-sent events, read as they come.
+
+/// An event longer than this isn't one.
+const MOST_BYTES: usize = 4 << 20;
+
+/// Takes bytes cut anywhere and gives the `data` of each event. Other fields and comments are ignored, as the dialect has
+/// no use for them.
+#[derive(Debug, Default)]
+pub(super) struct Parser {
+    line: Vec<u8>,
+    data: Option<String>,
+    /// The last byte was a carriage return, so that a line feed right after it belongs to it.
+    after_return: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+impl Parser {
+    /// The events that `bytes` completed.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
+        let mut events = Vec::new();
+        for &byte in bytes {
+            let second_half = self.after_return && byte == b'\n';
+            self.after_return = byte == b'\r';
+            match byte {
+                _ if second_half => {}
+                b'\n' | b'\r' => events.extend(self.end_line()),
+                _ => self.line.push(byte),
+            }
+            if self.line.len() + self.data.as_ref().map_or(0, String::len) > MOST_BYTES {
+                return Err(TooLong);
+            }
+        }
+        Ok(events)
+    }
+
+    fn end_line(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            return self.data.take();
+        }
+        let value = line.strip_prefix(b"data").and_then(|rest| match rest {
+            [] => Some(rest),
+            [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+            _ => None,
+        })?;
+        let value = String::from_utf8_lossy(value);
+        match &mut self.data {
+            Some(data) => {
+                data.push('\n');
+                data.push_str(&value);
+            }
+            None => self.data = Some(value.into_owned()),
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> Vec<String> {
+        Parser::default().push(bytes).unwrap()
+    }
+
+    #[test]
+    fn reads_what_servers_write() {
+        let text = ": keepalive\r\n\r\nevent: x\ndata: {\"a\":1}\nid: 3\n\ndata:one\ndata\ndata: three\n\ndatax: no\n\n";
+        assert_eq!(parse(text.as_bytes()), ["{\"a\":1}", "one\n\nthree"]);
+        assert_eq!(parse(b"data: [DONE]\r\rdata: cut off"), ["[DONE]"]);
+    }
+
+    #[test]
+    fn an_endless_line_is_refused() {
+        let mut parser = Parser::default();
+        let piece = vec![b'x'; MOST_BYTES];
+        parser.push(&piece).unwrap();
+        assert_eq!(parser.push(&piece), Err(TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_events_however_the_bytes_are_cut(
+            texts in prop::collection::vec("[^\r\n]{0,20}", 0..6),
+            end in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")],
+            cuts in prop::collection::vec(0..400usize, 0..12),
+        ) {
+            let bytes: String = texts.iter().map(|text| format!(": c{end}data: {text}{end}{end}")).collect();
+            let bytes = bytes.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+            cuts.sort_unstable();
+            let mut parser = Parser::default();
+            let mut events = Vec::new();
+            for pair in cuts.windows(2) {
+                events.extend(parser.push(&bytes[pair[0]..pair[1]]).unwrap());
+            }
+            prop_assert_eq!(events, texts);
+        }
+    }
+}

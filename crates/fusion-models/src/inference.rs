@@ -1,0 +1,177 @@
+//! Running models, and asking which one would run: the traits of the shared vocabulary.
+
+use std::{ops::Range, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use fusion_types::{
+    Call, Error, ErrorCode, Result,
+    chat::{ChatEvent, ChatRequest},
+    embedding::EmbedRequest,
+    inference::{
+        Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate,
+        WorkSize,
+    },
+    model::{Capability, ModelCard, ModelId},
+    model_ref::ModelRef,
+    rerank::RerankRequest,
+};
+use futures::{StreamExt, stream, stream::BoxStream};
+
+use crate::{Models, engine::ChatEvents, lease::Lease, routing};
+
+#[async_trait]
+impl Inference for Models {
+    async fn chat(&self, call: &Call, mut request: ChatRequest) -> Result<Generation> {
+        let (mut lease, route) = self
+            .acquire(call, &request.model.parse()?, Some(Capability::Chat))
+            .await?;
+        lease.model.as_str().clone_into(&mut request.model);
+        // Always streamed: cancelling and noticing a hang are one path.
+        request.stream = true;
+        let (first, rest) = run(call, &mut lease, async |lease| {
+            let mut events = lease.engine.client.chat(&request).await?;
+            let first = events.next().await.transpose()?;
+            Ok((first, events))
+        })
+        .await?;
+        let running = Running {
+            events: rest,
+            lease,
+            deadline: call.deadline,
+        };
+        let first = stream::iter(first.map(Ok));
+        Ok(Generation {
+            model: route.model,
+            route: route.reason.map(Arc::from),
+            events: first.chain(running.into_stream()).boxed(),
+        })
+    }
+
+    async fn embed(&self, call: &Call, mut request: EmbedRequest) -> Result<Embedded> {
+        let (mut lease, route) = self
+            .acquire(call, &request.model.parse()?, Some(Capability::Embeddings))
+            .await?;
+        lease.model.as_str().clone_into(&mut request.model);
+        let vectors = run(call, &mut lease, async |lease| {
+            lease
+                .engine
+                .client
+                .embed(&request, &lease.engine.card.fingerprint)
+                .await
+        })
+        .await?;
+        Ok(Embedded {
+            model: route.model,
+            vectors,
+        })
+    }
+
+    async fn rerank(&self, call: &Call, mut request: RerankRequest) -> Result<Reranked> {
+        let (mut lease, route) = self
+            .acquire(call, &request.model.parse()?, Some(Capability::Rerank))
+            .await?;
+        lease.model.as_str().clone_into(&mut request.model);
+        let scores = run(call, &mut lease, async |lease| {
+            lease.engine.client.rerank(&request).await
+        })
+        .await?;
+        Ok(Reranked {
+            model: route.model,
+            scores,
+        })
+    }
+
+    async fn tokenize(
+        &self,
+        call: &Call,
+        model: &ModelRef,
+        texts: Vec<String>,
+    ) -> Result<Vec<Vec<Range<u32>>>> {
+        let (mut lease, _) = self.acquire(call, model, None).await?;
+        let spans = run(call, &mut lease, async |lease| {
+            lease.engine.client.tokenize(texts).await
+        })
+        .await?;
+        let ranges =
+            |spans: Vec<(u32, u32)>| spans.into_iter().map(|(start, end)| start..end).collect();
+        Ok(spans.into_iter().map(ranges).collect())
+    }
+}
+
+/// Work on a leased engine, within the call's deadline. What goes wrong is noted with the model.
+async fn run<T>(
+    call: &Call,
+    lease: &mut Lease,
+    work: impl AsyncFnOnce(&Lease) -> Result<T>,
+) -> Result<T> {
+    let outcome = within(call.deadline, work(lease))
+        .await
+        .unwrap_or_else(|| Err(timeout()));
+    if let Err(error) = &outcome {
+        lease.note(error);
+    }
+    outcome
+}
+
+/// A generation under way, with the lease that keeps its model. The lease goes back at the last event, or when this is dropped.
+struct Running {
+    events: ChatEvents,
+    lease: Lease,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    fn into_stream(self) -> BoxStream<'static, Result<ChatEvent>> {
+        let next = async |running: Option<Self>| {
+            let mut running = running?;
+            let event = within(running.deadline, running.events.next())
+                .await
+                .unwrap_or_else(|| Some(Err(timeout())));
+            match event? {
+                Ok(event) => Some((Ok(event), Some(running))),
+                Err(error) => {
+                    running.lease.note(&error);
+                    Some((Err(error), None))
+                }
+            }
+        };
+        stream::unfold(Some(self), next).boxed()
+    }
+}
+
+/// `None` once the deadline has passed.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn timeout() -> Error {
+    Error::new(ErrorCode::Timeout, "the request's deadline has passed")
+}
+
+impl ModelPlanner for Models {
+    fn models(&self) -> Arc<[ModelCard]> {
+        self.cards()
+    }
+
+    fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Choice> {
+        let route = routing::choose(&self.view().routable(), model, needs)?;
+        let reason = route.reason.unwrap_or_else(|| "named".to_owned());
+        Ok(Choice {
+            model: route.model,
+            reason,
+        })
+    }
+
+    fn estimate(&self, model: &ModelId, _work: &WorkSize) -> WorkEstimate {
+        let outlook = self.view().outlooks.get(model).copied().unwrap_or_default();
+        WorkEstimate {
+            wait: outlook.wait,
+            run: outlook.run,
+            free_slots: outlook.free_slots,
+            runnable: outlook.runnable,
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The scheduler's decisions, carried out. Everything that takes time is a task that sends its outcome as a message.
+
+use std::{sync::Arc, time::Instant};
+
+use fusion_types::{
+    Error, Timestamp,
+    model::{ModelId, ModelStatus},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Message, Registry, Reply, Services, message::Started};
+use crate::{
+    LoadReport,
+    catalog::Definition,
+    engine::{self, Engine, LogRing, Start, StartError, Stop},
+    lease::Lease,
+    memory::{Learned, Need},
+    scheduler::{
+        Decision, Why,
+        board::{Incarnation, State, WaiterId},
+    },
+};
+
+/// A measured footprint is kept again once it has changed by more than one part in so many.
+const NOTABLE: u64 = 50;
+
+impl Registry {
+    pub(super) fn carry_out(&mut self, decision: Decision) {
+        match decision {
+            Decision::Grant { waiter, model } => self.grant(waiter, &model),
+            Decision::Report { waiter, model } => self.report(waiter, &model),
+            Decision::Refuse { waiter, error } => self.refuse(waiter, error),
+            Decision::Predict { model } => self.predict(model),
+            Decision::Start { model, bytes } => self.start(&model, bytes),
+            Decision::Evict { model, why } => self.evict(&model, &why),
+        }
+    }
+
+    fn grant(&mut self, waiter: WaiterId, id: &ModelId) {
+        let reply = self.replies.remove(&waiter);
+        let (Some(entry), Some(model)) = (self.entries.get_mut(id), self.board.models.get(id))
+        else {
+            return;
+        };
+        let (Some(engine), Some(mailbox)) = (entry.engine.clone(), self.mailbox.upgrade()) else {
+            return;
+        };
+        entry.requests += 1;
+        entry.last_used_at = Some(Timestamp::now());
+        // A lease that nobody takes is returned as it is dropped.
+        let lease = Lease::new(id.clone(), engine, model.incarnation, mailbox);
+        if let Some(Reply::Slot(reply)) = reply {
+            let _ = reply.send(Ok(lease));
+        }
+    }
+
+    fn report(&mut self, waiter: WaiterId, id: &ModelId) {
+        let Some(Reply::Loaded { reply, already, .. }) = self.replies.remove(&waiter) else {
+            return;
+        };
+        let (Some(entry), Some(model)) = (self.entries.get(id), self.board.models.get(id)) else {
+            return;
+        };
+        let fresh = entry.load_time.filter(|_| !already);
+        let report = LoadReport {
+            model_id: id.clone(),
+            status: ModelStatus::Loaded,
+            footprint_bytes: model.state.bytes(),
+            load_time: fresh.unwrap_or_default(),
+            evicted: if already {
+                Vec::new()
+            } else {
+                entry.evicted.clone()
+            },
+            card: entry.card(model, self.board.queued(id)),
+        };
+        let _ = reply.send(Ok(report));
+    }
+
+    fn refuse(&mut self, waiter: WaiterId, error: Error) {
+        match self.replies.remove(&waiter) {
+            Some(Reply::Loaded { reply, is_new, .. }) => {
+                if let Some(id) = is_new {
+                    self.forget_unless_used(&id);
+                }
+                let _ = reply.send(Err(error));
+            }
+            Some(reply) => reply.refuse(error),
+            None => {}
+        }
+    }
+
+    /// A definition that could never be loaded doesn't stay in the catalog.
+    fn forget_unless_used(&mut self, id: &ModelId) {
+        let unloaded = self
+            .board
+            .models
+            .get(id)
+            .is_some_and(|model| model.state == State::Unloaded);
+        if unloaded && self.board.waiting_for(id).next().is_none() {
+            self.board.models.remove(id);
+            self.entries.remove(id);
+        }
+    }
+
+    fn predict(&mut self, id: ModelId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        entry.abort = CancellationToken::new();
+        let (services, definition, abort) = (
+            self.services.clone(),
+            entry.definition.clone(),
+            entry.abort.clone(),
+        );
+        let mailbox = self.mailbox.clone();
+        self.children.spawn(async move {
+            let launch = definition.launch(&services.config);
+            let predicted = services.footprints.predict(&definition, launch);
+            if let Some(outcome) = abort.run_until_cancelled(predicted).await {
+                send(&mailbox, Message::Predicted { model: id, outcome });
+            }
+        });
+    }
+
+    fn start(&mut self, id: &ModelId, bytes: u64) {
+        let Some(incarnation) = self.board.models.get(id).map(|model| model.incarnation) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        entry.abort = CancellationToken::new();
+        tracing::info!(model = %id, bytes, "starting a model");
+        let child = ModelProcess {
+            services: self.services.clone(),
+            definition: entry.definition.clone(),
+            incarnation,
+            need: Need {
+                bytes,
+                estimate: entry.estimate.unwrap_or(bytes),
+            },
+            log: entry.log.clone(),
+            abort: entry.abort.clone(),
+            mailbox: self.mailbox.clone(),
+        };
+        self.children.spawn(child.run(self.children.clone()));
+    }
+
+    fn evict(&mut self, id: &ModelId, why: &Why) {
+        tracing::info!(model = %id, ?why, "evicting a model");
+        if let Why::RoomFor(other) = why
+            && let Some(other) = self.entries.get_mut(other)
+        {
+            other.evicted.push(id.clone());
+        }
+        self.stop(id, Stop::Unload);
+    }
+
+    /// Ends a model's process, or gives up its start.
+    pub(super) fn stop(&self, id: &ModelId, how: Stop) {
+        let Some(entry) = self.entries.get(id) else {
+            return;
+        };
+        // The reason first: giving the start up is a reason of its own.
+        if let Some(engine) = &entry.engine {
+            engine.life.stop(how);
+        }
+        entry.abort.cancel();
+    }
+
+    /// Measures what is loaded; growth is charged, and remembered.
+    pub(super) fn measure(&self) {
+        for (id, entry) in &self.entries {
+            let (Some(engine), Some(model)) = (entry.engine.clone(), self.board.models.get(id))
+            else {
+                continue;
+            };
+            if !model.state.is_loaded() {
+                continue;
+            }
+            let charged = model.state.bytes();
+            let estimate = entry.estimate.unwrap_or(charged);
+            let (services, definition, mailbox) = (
+                self.services.clone(),
+                entry.definition.clone(),
+                self.mailbox.clone(),
+            );
+            let (id, incarnation) = (id.clone(), model.incarnation);
+            self.children.spawn(async move {
+                let bytes = measure(
+                    &engine,
+                    &definition,
+                    Need {
+                        bytes: charged,
+                        estimate,
+                    },
+                )
+                .await;
+                if bytes.abs_diff(charged) > charged / NOTABLE {
+                    let learned = Learned {
+                        need: Need { bytes, estimate },
+                        card: engine.card.clone(),
+                    };
+                    services.footprints.learn(&definition, &learned).await;
+                    send(
+                        &mailbox,
+                        Message::Measured {
+                            model: id,
+                            incarnation,
+                            bytes,
+                        },
+                    );
+                }
+            });
+        }
+    }
+}
+
+/// One process of one model, from its start to its end.
+struct ModelProcess {
+    services: Arc<Services>,
+    definition: Arc<Definition>,
+    incarnation: Incarnation,
+    need: Need,
+    log: LogRing,
+    abort: CancellationToken,
+    mailbox: mpsc::WeakUnboundedSender<Message>,
+}
+
+impl ModelProcess {
+    async fn run(self, tasks: TaskTracker) {
+        let began = Instant::now();
+        let (model, incarnation) = (self.definition.id.clone(), self.incarnation);
+        let engine = match self.start(&tasks).await {
+            Ok(engine) => Arc::new(engine),
+            Err(error) => {
+                send(
+                    &self.mailbox,
+                    Message::Started {
+                        model,
+                        incarnation,
+                        outcome: Err(error),
+                    },
+                );
+                return;
+            }
+        };
+        let bytes = measure(&engine, &self.definition, self.need).await;
+        let life = engine.life.clone();
+        let learned = Learned {
+            need: Need { bytes, ..self.need },
+            card: engine.card.clone(),
+        };
+        let started = Started {
+            engine,
+            bytes,
+            load_time: began.elapsed(),
+        };
+        if !send(
+            &self.mailbox,
+            Message::Started {
+                model: model.clone(),
+                incarnation,
+                outcome: Ok(started),
+            },
+        ) {
+            life.stop(Stop::Force);
+        }
+        let end = async {
+            tokio::select! {
+                end = life.ended() => end,
+                // The registry may have given the start up before it heard of its success.
+                () = self.abort.cancelled() => {
+                    life.stop(Stop::Unload);
+                    life.ended().await
+                }
+            }
+        };
+        let ((), end) = tokio::join!(
+            self.services.footprints.learn(&self.definition, &learned),
+            end
+        );
+        send(
+            &self.mailbox,
+            Message::Ended {
+                model,
+                incarnation,
+                end,
+            },
+        );
+    }
+
+    async fn start(&self, tasks: &TaskTracker) -> Result<Engine, StartError> {
+        let config = &self.services.config;
+        let launch = self.definition.launch(config).map_err(|error| StartError {
+            error,
+            crashed: false,
+        })?;
+        let start = Start {
+            model: self.definition.id.clone(),
+            launch,
+            socket: self.services.runtime_dir.socket(),
+            load_timeout: config.load_timeout,
+            hang_timeout: config.hang_timeout,
+            log: self.log.clone(),
+        };
+        engine::start(&self.services.spawner, tasks, start, &self.abort).await
+    }
+}
+
+/// What the process holds; the prediction where that can't be told.
+async fn measure(engine: &Engine, definition: &Arc<Definition>, need: Need) -> u64 {
+    let (pid, definition) = (engine.pid, definition.clone());
+    let measured = tokio::task::spawn_blocking(move || {
+        engine::measure(pid, &definition.setup.path, need.estimate)
+    });
+    measured.await.ok().flatten().unwrap_or(need.bytes)
+}
+
+/// Whether there is still a registry to hear it.
+fn send(mailbox: &mpsc::WeakUnboundedSender<Message>, message: Message) -> bool {
+    mailbox
+        .upgrade()
+        .is_some_and(|mailbox| mailbox.send(message).is_ok())
+}
+
+impl Reply {
+    pub(super) fn refuse(self, error: Error) {
+        // Whoever asked may be gone.
+        match self {
+            Self::Slot(reply) => drop(reply.send(Err(error))),
+            Self::Loaded { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Each message, noted. What follows from it is the scheduler's to decide.
+
+use std::time::{Duration, Instant};
+
+use fusion_types::{Error, ErrorCode, Result, Timestamp, model::ModelId};
+use tokio::sync::oneshot;
+
+use super::{
+    Message, Registry, Reply,
+    entry::{Entry, Leaving},
+    message::Started,
+};
+use crate::{
+    LoadPlan, LoadReport, UnloadReport,
+    catalog::{Definition, Origin},
+    engine::{End, StartError, Stop},
+    memory::{Learned, Need},
+    routing, scheduler,
+    scheduler::board::{Incarnation, Model, State, Waiter, WaiterId, Want},
+};
+
+impl Registry {
+    pub(super) fn hear(&mut self, message: Message) {
+        let now = Instant::now();
+        match message {
+            Message::Acquire {
+                waiter,
+                model,
+                deadline,
+                reply,
+            } => {
+                self.replies.insert(waiter, Reply::Slot(reply));
+                self.board.ask(Waiter {
+                    id: waiter,
+                    model,
+                    want: Want::Slot,
+                    since: now,
+                    deadline,
+                });
+            }
+            Message::Load {
+                waiter,
+                definition,
+                reply,
+            } => self.load(waiter, *definition, reply),
+            Message::Plan {
+                definition,
+                need,
+                reply,
+            } => drop(reply.send(self.plan(&definition, need))),
+            Message::Unload {
+                model,
+                force,
+                reply,
+            } => self.unload(&model, force, reply),
+            Message::Info { model, reply } => drop(reply.send(self.info(&model))),
+            Message::Found { definitions, reply } => {
+                self.take_found(definitions);
+                let _ = reply.send(());
+            }
+            Message::Withdraw { waiter } => {
+                self.board.withdraw(waiter);
+                self.replies.remove(&waiter);
+            }
+            Message::Released {
+                model,
+                incarnation,
+                held,
+                error,
+            } => {
+                self.board.release(&model, incarnation, held, now);
+                if let (Some(entry), Some(error)) = (self.entries.get_mut(&model), error) {
+                    entry.note_error(&error);
+                }
+            }
+            Message::Predicted { model, outcome } => self.predicted(&model, outcome, now),
+            Message::Started {
+                model,
+                incarnation,
+                outcome,
+            } => self.started(&model, incarnation, outcome, now),
+            Message::Measured {
+                model,
+                incarnation,
+                bytes,
+            } => {
+                self.board.measured(&model, incarnation, bytes);
+                if let Some(entry) = self.entries.get_mut(&model) {
+                    entry.measured = Some(bytes);
+                }
+            }
+            Message::Ended {
+                model,
+                incarnation,
+                end,
+            } => self.ended(&model, incarnation, &end, now),
+        }
+    }
+
+    /// A definition joins the catalog, or takes the place of the one with its id.
+    pub(super) fn adopt(&mut self, definition: Definition, learned: Option<Learned>) {
+        let now = Instant::now();
+        let model = self
+            .board
+            .models
+            .entry(definition.id.clone())
+            .or_insert_with(|| Model::new(now));
+        model.pinned = definition.pinned;
+        model.priority = definition.priority;
+        model.idle_ttl = definition.idle_ttl.or(self.services.config.idle_ttl);
+        match self.entries.get_mut(&definition.id) {
+            Some(entry) if entry.definition.setup == definition.setup => {
+                entry.definition = definition.into()
+            }
+            _ => {
+                model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
+                self.entries
+                    .insert(definition.id.clone(), Entry::new(definition, learned));
+            }
+        }
+    }
+
+    fn load(
+        &mut self,
+        waiter: WaiterId,
+        definition: Definition,
+        reply: oneshot::Sender<Result<LoadReport>>,
+    ) {
+        if let Err(error) = self.check(&definition) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let (id, now) = (definition.id.clone(), Instant::now());
+        let is_new = (!self.entries.contains_key(&id)).then(|| id.clone());
+        self.adopt(definition, None);
+        let Some(model) = self.board.models.get_mut(&id) else {
+            return;
+        };
+        let already = model.state.is_loaded();
+        if !already {
+            model.backoff = Default::default();
+        }
+        self.replies.insert(
+            waiter,
+            Reply::Loaded {
+                reply,
+                already,
+                is_new,
+            },
+        );
+        self.board.ask(Waiter {
+            id: waiter,
+            model: id,
+            want: Want::Loaded,
+            since: now,
+            deadline: None,
+        });
+    }
+
+    /// Whether the definition may have its id and its aliases.
+    fn check(&self, definition: &Definition) -> Result<()> {
+        if let Some(entry) = self.entries.get(&definition.id)
+            && entry.definition.setup != definition.setup
+        {
+            let active = self
+                .board
+                .models
+                .get(&definition.id)
+                .is_some_and(|model| model.state != State::Unloaded);
+            if active || entry.definition.origin == Origin::Configured {
+                let message = format!("the model {} exists with another definition", definition.id);
+                return Err(Error::new(ErrorCode::ModelAlreadyLoaded, message));
+            }
+        }
+        let others = || {
+            self.entries
+                .values()
+                .map(|entry| &entry.definition)
+                .filter(|other| other.id != definition.id)
+        };
+        let taken = |name: &str| {
+            others()
+                .any(|other| other.id.as_str() == name || other.aliases.iter().any(|a| a == name))
+        };
+        match definition.aliases.iter().find(|alias| taken(alias)) {
+            Some(alias) => Err(Error::invalid(
+                "aliases",
+                format!("another model has the name {alias:?}"),
+            )),
+            None if others().any(|other| {
+                other
+                    .aliases
+                    .iter()
+                    .any(|alias| alias == definition.id.as_str())
+            }) =>
+            {
+                Err(Error::invalid(
+                    "model_id",
+                    format!("another model has the alias {:?}", definition.id.as_str()),
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn plan(&self, definition: &Definition, need: Need) -> Result<LoadPlan> {
+        self.check(definition)?;
+        let state = self
+            .board
+            .models
+            .get(&definition.id)
+            .map_or(State::Unloaded, |model| model.state);
+        let already_loaded = matches!(state, State::Loading { .. } | State::Loaded { .. });
+        let plan = scheduler::plan(
+            &self.board,
+            need.bytes,
+            self.board.free(),
+            self.board.coming(),
+        );
+        let (fits, evict) = match plan {
+            _ if already_loaded => (true, Vec::new()),
+            scheduler::Plan::Start | scheduler::Plan::Wait => (true, Vec::new()),
+            scheduler::Plan::Evict(victims) => (true, victims),
+            scheduler::Plan::InUse | scheduler::Plan::Never => (false, Vec::new()),
+        };
+        Ok(LoadPlan {
+            model_id: definition.id.clone(),
+            already_loaded,
+            fits,
+            needed_bytes: if already_loaded {
+                state.bytes()
+            } else {
+                need.bytes
+            },
+            budget_bytes: self.board.limits.budget_bytes,
+            free_bytes: self.board.free().bytes,
+            evict,
+            protected: self.board.protected(),
+        })
+    }
+
+    fn unload(&mut self, id: &ModelId, force: bool, reply: oneshot::Sender<Result<UnloadReport>>) {
+        let Some(model) = self.board.models.get(id) else {
+            let _ = reply.send(Err(self.unknown(id)));
+            return;
+        };
+        let waiting: Vec<_> = self.board.waiting_for(id).map(|waiter| waiter.id).collect();
+        if !force && (model.leases > 0 || !waiting.is_empty()) {
+            let message = format!(
+                "{} requests use the model {id}",
+                model.leases as usize + waiting.len()
+            );
+            let _ = reply.send(Err(Error::new(ErrorCode::ModelInUse, message)));
+            return;
+        }
+        let bytes = model.state.bytes();
+        if !model.state.is_resident() {
+            let report = UnloadReport {
+                model_id: id.clone(),
+                freed_bytes: 0,
+                unload_time: Duration::ZERO,
+            };
+            let _ = reply.send(Ok(report));
+        } else if let Some(entry) = self.entries.get_mut(id) {
+            entry.leaving.push(Leaving {
+                reply,
+                since: Instant::now(),
+                bytes,
+            });
+        }
+        for waiter in waiting {
+            self.board.withdraw(waiter);
+            if let Some(reply) = self.replies.remove(&waiter) {
+                reply.refuse(Error::new(
+                    ErrorCode::EngineUnavailable,
+                    "the model was unloaded",
+                ));
+            }
+        }
+        if !self.board.models[id].state.is_resident() {
+            return;
+        }
+        self.board.unload(id);
+        self.stop(id, if force { Stop::Force } else { Stop::Unload });
+    }
+
+    fn info(&self, id: &ModelId) -> Result<crate::ModelInfo> {
+        match (self.entries.get(id), self.board.models.get(id)) {
+            (Some(entry), Some(model)) => Ok(entry.info(model, self.board.queued(id))),
+            _ => Err(self.unknown(id)),
+        }
+    }
+
+    fn unknown(&self, id: &ModelId) -> Error {
+        routing::not_found(id.as_str(), self.entries.keys().map(ModelId::as_str))
+    }
+
+    /// The models folder as it is now: new models join, and those whose files went leave, unless something uses them.
+    fn take_found(&mut self, definitions: Vec<Definition>) {
+        let found: Vec<_> = definitions
+            .iter()
+            .map(|definition| definition.id.clone())
+            .collect();
+        let gone: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(id, entry)| entry.definition.origin == Origin::Found && !found.contains(id))
+            .filter(|(id, _)| {
+                self.board
+                    .models
+                    .get(*id)
+                    .is_some_and(|model| model.state == State::Unloaded)
+            })
+            .filter(|(id, _)| self.board.waiting_for(id).next().is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.entries.remove(&id);
+            self.board.models.remove(&id);
+        }
+        for definition in definitions {
+            if !self.entries.contains_key(&definition.id) {
+                self.adopt(definition, None);
+            }
+        }
+    }
+
+    fn predicted(&mut self, id: &ModelId, outcome: Result<Need>, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            match &outcome {
+                Ok(need) => entry.estimate = Some(need.estimate),
+                Err(error) => entry.note_error(&error.message),
+            }
+        }
+        self.board
+            .predicted(id, outcome.map(|need| need.bytes), now);
+    }
+
+    fn started(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        outcome: Result<Started, StartError>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        match outcome {
+            Ok(Started {
+                engine,
+                bytes,
+                load_time,
+            }) => {
+                tracing::info!(model = %id, bytes, ?load_time, pid = engine.pid, "model loaded");
+                entry.known = Some(engine.card.clone());
+                entry.measured = Some(bytes);
+                entry.load_time = Some(load_time);
+                entry.loaded_at = Some(Timestamp::now());
+                self.board
+                    .started(id, incarnation, bytes, engine.card.slots, now);
+                entry.engine = Some(engine);
+            }
+            Err(StartError { error, crashed }) => {
+                tracing::warn!(model = %id, %error, crashed, "a model can't be loaded");
+                entry.note_error(&error.message);
+                self.board
+                    .start_failed(id, incarnation, error, crashed, now);
+                self.left(id);
+            }
+        }
+    }
+
+    fn ended(&mut self, id: &ModelId, incarnation: Incarnation, end: &End, now: Instant) {
+        if end.crashed
+            && let Some(entry) = self.entries.get_mut(id)
+        {
+            entry.last_error = Some(end.error.message.clone());
+        }
+        self.board.ended(id, incarnation, &end.error.message, now);
+        self.left(id);
+    }
+
+    /// The process is gone: whoever waited for that is told.
+    fn left(&mut self, id: &ModelId) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        entry.engine = None;
+        entry.evicted.clear();
+        for Leaving {
+            reply,
+            since,
+            bytes,
+        } in entry.leaving.drain(..)
+        {
+            let report = UnloadReport {
+                model_id: id.clone(),
+                freed_bytes: bytes,
+                unload_time: since.elapsed(),
+            };
+            let _ = reply.send(Ok(report));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the registry is told and asked. The mailbox has no bound because a lease is returned where nobody can wait, in a
+//! drop; what may wait is bounded by the queues' lengths.
+
+use std::time::{Duration, Instant};
+
+use fusion_types::{Error, Result, model::ModelId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    LoadPlan, LoadReport, ModelInfo, UnloadReport,
+    catalog::Definition,
+    engine::{End, Engine, StartError},
+    lease::Lease,
+    memory::Need,
+    scheduler::board::{Incarnation, WaiterId},
+};
+
+pub(crate) type Mailbox = mpsc::UnboundedSender<Message>;
+
+pub(crate) enum Message {
+    Acquire {
+        waiter: WaiterId,
+        model: ModelId,
+        deadline: Option<Instant>,
+        reply: oneshot::Sender<Result<Lease>>,
+    },
+    Load {
+        waiter: WaiterId,
+        definition: Box<Definition>,
+        reply: oneshot::Sender<Result<LoadReport>>,
+    },
+    Plan {
+        definition: Box<Definition>,
+        need: Need,
+        reply: oneshot::Sender<Result<LoadPlan>>,
+    },
+    Unload {
+        model: ModelId,
+        force: bool,
+        reply: oneshot::Sender<Result<UnloadReport>>,
+    },
+    Info {
+        model: ModelId,
+        reply: oneshot::Sender<Result<ModelInfo>>,
+    },
+    /// What lies in the models folder now.
+    Found {
+        definitions: Vec<Definition>,
+        reply: oneshot::Sender<()>,
+    },
+    /// Whoever asked doesn't wait any more.
+    Withdraw { waiter: WaiterId },
+    Released {
+        model: ModelId,
+        incarnation: Incarnation,
+        held: Duration,
+        error: Option<String>,
+    },
+    Predicted {
+        model: ModelId,
+        outcome: Result<Need, Error>,
+    },
+    Started {
+        model: ModelId,
+        incarnation: Incarnation,
+        outcome: Result<Started, StartError>,
+    },
+    Measured {
+        model: ModelId,
+        incarnation: Incarnation,
+        bytes: u64,
+    },
+    Ended {
+        model: ModelId,
+        incarnation: Incarnation,
+        end: End,
+    },
+}
+
+pub(crate) struct Started {
+    pub(crate) engine: std::sync::Arc<Engine>,
+    pub(crate) bytes: u64,
+    pub(crate) load_time: Duration,
+}

@@ -1,0 +1,192 @@
+//! The one owner of everything that changes. It hears what happened, lets the scheduler decide, and carries that out.
+
+mod act;
+mod entry;
+mod hear;
+mod limits;
+mod message;
+mod view;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fusion_types::{Result, model::ModelId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{entry::Entry, limits::Shares};
+pub(crate) use self::{
+    message::{Mailbox, Message},
+    view::View,
+};
+use crate::{
+    Config, LoadReport,
+    catalog::Definition,
+    engine::{RuntimeDir, Spawner, Stop},
+    lease::Lease,
+    memory::{Footprints, Learned},
+    scheduler::{
+        self,
+        board::{Board, Limits, WaiterId},
+    },
+};
+
+/// How often loaded models are measured again: contexts fill up.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// Messages heard before the scheduler decides.
+const BATCH: usize = 256;
+
+/// What the registry's tasks work with.
+pub(crate) struct Services {
+    pub(crate) config: Arc<Config>,
+    pub(crate) spawner: Spawner,
+    pub(crate) runtime_dir: RuntimeDir,
+    pub(crate) footprints: Footprints,
+}
+
+pub(crate) struct Registry {
+    services: Arc<Services>,
+    board: Board,
+    entries: BTreeMap<ModelId, Entry>,
+    replies: HashMap<WaiterId, Reply>,
+    /// Doesn't keep the mailbox open: the registry ends with its last handle.
+    mailbox: mpsc::WeakUnboundedSender<Message>,
+    view: watch::Sender<Arc<View>>,
+    shares: Shares,
+    /// The children's own tasks; the registry ends after the last of them.
+    children: TaskTracker,
+}
+
+enum Reply {
+    Slot(oneshot::Sender<Result<Lease>>),
+    Loaded {
+        reply: oneshot::Sender<Result<LoadReport>>,
+        /// The model was loaded when it was asked for.
+        already: bool,
+        /// The definition came with this request, and goes if it can't be loaded.
+        is_new: Option<ModelId>,
+    },
+}
+
+impl Registry {
+    pub(crate) fn new(
+        services: Services,
+        definitions: Vec<(Definition, Option<Learned>)>,
+        mailbox: &Mailbox,
+    ) -> (Self, watch::Receiver<Arc<View>>) {
+        let config = services.config.clone();
+        let board = Board::new(Limits {
+            budget_bytes: config.budget_bytes,
+            max_models: config.max_models,
+            policy: config.eviction,
+            max_queue: config.max_queue,
+            queue_timeout: config.queue_timeout,
+        });
+        let (view, seen) = watch::channel(Arc::default());
+        let children = TaskTracker::new();
+        let mut registry = Self {
+            shares: Shares::start(config.threads, &children),
+            services: Arc::new(services),
+            board,
+            entries: BTreeMap::new(),
+            replies: HashMap::new(),
+            mailbox: mailbox.downgrade(),
+            view,
+            children,
+        };
+        for (definition, learned) in definitions {
+            registry.adopt(definition, learned);
+        }
+        registry.publish();
+        (registry, seen)
+    }
+
+    /// Runs until `token` is cancelled and everything has ended, or until nobody holds a handle any more.
+    pub(crate) async fn run(
+        mut self,
+        mut messages: mpsc::UnboundedReceiver<Message>,
+        token: CancellationToken,
+    ) {
+        let mut measuring = tokio::time::interval(MEASURE_EVERY);
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            self.decide();
+            if self.is_drained() || drain_until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+            let wake = self.board.next_wake().into_iter().chain(drain_until).min();
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => self.hear_batch(message, &mut messages),
+                    None => break,
+                },
+                () = token.cancelled(), if drain_until.is_none() => {
+                    self.board.draining = true;
+                    drain_until = Some(Instant::now() + self.services.config.drain_timeout);
+                }
+                () = until(wake) => {}
+                _ = measuring.tick() => self.measure(),
+            }
+        }
+        self.end(messages).await;
+    }
+
+    fn hear_batch(&mut self, first: Message, messages: &mut mpsc::UnboundedReceiver<Message>) {
+        self.hear(first);
+        for _ in 0..BATCH {
+            let Ok(message) = messages.try_recv() else {
+                break;
+            };
+            self.hear(message);
+        }
+    }
+
+    fn decide(&mut self) {
+        for decision in scheduler::settle(&mut self.board, Instant::now()) {
+            self.carry_out(decision);
+        }
+        self.shares.balance(&self.board, &self.entries);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.view.send_replace(Arc::new(view::view(self)));
+    }
+
+    fn is_drained(&self) -> bool {
+        self.board.draining
+            && !self
+                .board
+                .models
+                .values()
+                .any(|model| model.state.is_resident())
+    }
+
+    /// Whoever still waits is refused, whatever still runs is ended, and nothing is left behind.
+    async fn end(mut self, messages: mpsc::UnboundedReceiver<Message>) {
+        drop(messages);
+        self.board.draining = true;
+        for entry in self.entries.values() {
+            if let Some(engine) = &entry.engine {
+                engine.life.stop(Stop::Force);
+            }
+            entry.abort.cancel();
+        }
+        for (_, reply) in self.replies.drain() {
+            reply.refuse(scheduler::refusal::draining());
+        }
+        self.children.close();
+        drop(self.shares);
+        self.children.wait().await;
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,218 @@
+//! Which model a request means. Pure: decided on a snapshot of the cards.
+
+use fusion_types::{
+    Error, ErrorCode, Result,
+    inference::Needs,
+    model::{Capability, ModelCard, ModelId, ModelStatus, ModelType},
+    model_ref::ModelRef,
+};
+
+/// Names of the predecessor that mean the first loaded model of a type.
+const DEFAULT_NAMES: [(&str, ModelType); 5] = [
+    ("local-text-model", ModelType::Lm),
+    ("local-embedding-model", ModelType::Embeddings),
+    ("local-transcription-model", ModelType::Whisper),
+    ("local-image-generation-model", ModelType::ImageGeneration),
+    ("local-image-edit-model", ModelType::ImageEdit),
+];
+
+pub(crate) fn is_default_name(name: &str) -> bool {
+    DEFAULT_NAMES.iter().any(|(known, _)| *known == name)
+}
+
+/// What routing may look at.
+pub(crate) struct Models<'a> {
+    pub(crate) cards: &'a [ModelCard],
+    /// The loaded ones, longest loaded first.
+    pub(crate) loaded: &'a [ModelId],
+    pub(crate) budget_bytes: u64,
+}
+
+/// The chosen model, and why, where it wasn't named by its own id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) model: ModelId,
+    pub(crate) reason: Option<String>,
+}
+
+/// 1. An exact id, then an alias, then a default name.
+/// 2. `auto` by what is needed.
+///
+/// # Errors
+/// `model_not_found` with the nearest names, `unsupported_operation` where the model can't, `not_implemented` for a workflow.
+pub(crate) fn choose(models: &Models<'_>, reference: &ModelRef, needs: &Needs) -> Result<Route> {
+    match reference {
+        ModelRef::Named(name) => {
+            let route = named(models, name)?;
+            let card = models.cards.iter().find(|card| card.id == route.model);
+            card.map_or(Ok(()), |card| check(card, needs))?;
+            Ok(route)
+        }
+        ModelRef::Auto(capability) => {
+            automatic(models, capability.or(needs.capability), needs.min_context)
+        }
+        ModelRef::Workflow(_) => Err(Error::not_implemented("running a workflow as a model")),
+    }
+}
+
+fn named(models: &Models<'_>, name: &str) -> Result<Route> {
+    if let Some(card) = models.cards.iter().find(|card| card.id.as_str() == name) {
+        return Ok(Route {
+            model: card.id.clone(),
+            reason: None,
+        });
+    }
+    if let Some(card) = models
+        .cards
+        .iter()
+        .find(|card| card.aliases.iter().any(|alias| alias == name))
+    {
+        return Ok(Route {
+            model: card.id.clone(),
+            reason: Some(format!("alias {name}")),
+        });
+    }
+    if let Some((_, model_type)) = DEFAULT_NAMES.iter().find(|(known, _)| *known == name) {
+        return default_of(models, *model_type);
+    }
+    let names = models.cards.iter().flat_map(|card| {
+        std::iter::once(card.id.as_str()).chain(card.aliases.iter().map(String::as_str))
+    });
+    Err(not_found(name, names))
+}
+
+/// The first loaded model of the type, or the one that `auto` would load.
+fn default_of(models: &Models<'_>, model_type: ModelType) -> Result<Route> {
+    let of_type = |card: &&ModelCard| card.model_type == model_type;
+    let card_of = |id: &ModelId| models.cards.iter().find(|card| card.id == *id);
+    if let Some(card) = models.loaded.iter().filter_map(card_of).find(of_type) {
+        return Ok(Route {
+            model: card.id.clone(),
+            reason: Some(format!("first loaded of type {}", model_type.as_str())),
+        });
+    }
+    let best = largest(
+        models,
+        models.cards.iter().filter(of_type).filter(is_usable),
+    );
+    best.ok_or_else(|| {
+        Error::new(
+            ErrorCode::ModelNotFound,
+            format!("there is no model of type {}", model_type.as_str()),
+        )
+        .with_param("model")
+    })
+}
+
+/// Loaded before unloaded; among loaded ones the least busy, then the largest; else the largest that fits the budget.
+fn automatic(
+    models: &Models<'_>,
+    capability: Option<Capability>,
+    min_context: Option<u32>,
+) -> Result<Route> {
+    let needs = Needs {
+        capability,
+        min_context,
+    };
+    let able = |card: &&ModelCard| check(card, &needs).is_ok() && is_usable(card);
+    let loaded: Vec<_> = models
+        .cards
+        .iter()
+        .filter(able)
+        .filter(|card| card.status == ModelStatus::Loaded)
+        .collect();
+    let best = loaded.iter().min_by(|a, b| {
+        a.load
+            .total_cmp(&b.load)
+            .then(b.file_bytes.cmp(&a.file_bytes))
+    });
+    if let Some(card) = best {
+        let reason = format!("auto: loaded, least busy of {}", loaded.len());
+        return Ok(Route {
+            model: card.id.clone(),
+            reason: Some(reason),
+        });
+    }
+    largest(models, models.cards.iter().filter(able)).ok_or_else(|| {
+        let wanted = capability.map_or("do this", |capability| capability.as_str());
+        Error::new(
+            ErrorCode::ModelNotFound,
+            format!("there is no model for {wanted}"),
+        )
+        .with_param("model")
+    })
+}
+
+fn largest<'a>(models: &Models<'_>, cards: impl Iterator<Item = &'a ModelCard>) -> Option<Route> {
+    let fits =
+        |card: &&ModelCard| card.footprint_bytes.unwrap_or(card.file_bytes) <= models.budget_bytes;
+    let card = cards.filter(fits).max_by_key(|card| card.file_bytes)?;
+    Some(Route {
+        model: card.id.clone(),
+        reason: Some("auto: largest that fits".to_owned()),
+    })
+}
+
+fn is_usable(card: &&ModelCard) -> bool {
+    card.status != ModelStatus::Failed
+}
+
+fn check(card: &ModelCard, needs: &Needs) -> Result<()> {
+    let unsupported =
+        |message| Error::new(ErrorCode::UnsupportedOperation, message).with_param("model");
+    if let Some(capability) = needs.capability.filter(|capability| !card.can(*capability)) {
+        return Err(unsupported(format!(
+            "the model {} does not support {}",
+            card.id,
+            capability.as_str()
+        )));
+    }
+    match (needs.min_context, card.context_length) {
+        (Some(needed), Some(length)) if length < needed => Err(unsupported(format!(
+            "the model {} reads {length} tokens, not {needed}",
+            card.id
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// An unknown name, with the known ones that are nearest to it.
+pub(crate) fn not_found<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let wanted = name.to_lowercase();
+    let mut near: Vec<(usize, &str)> = known
+        .map(|known| (distance(&wanted, &known.to_lowercase()), known))
+        .filter(|(distance, known)| {
+            *distance <= known.chars().count().max(wanted.chars().count()) / 2
+        })
+        .collect();
+    near.sort();
+    near.dedup();
+    let nearest: Vec<_> = near.into_iter().take(3).map(|(_, name)| name).collect();
+    let message = match nearest.as_slice() {
+        [] => format!("there is no model {name:?}"),
+        _ => format!(
+            "there is no model {name:?}; the nearest: {}",
+            nearest.join(", ")
+        ),
+    };
+    Error::new(ErrorCode::ModelNotFound, message).with_param("model")
+}
+
+/// Levenshtein's: the fewest letters to insert, delete or replace. A name that only begins like the other is near too.
+fn distance(a: &str, b: &str) -> usize {
+    if !a.is_empty() && b.starts_with(a) {
+        return 1;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (line, letter) in a.chars().enumerate() {
+        let mut diagonal = line;
+        row[0] = line + 1;
+        for column in 0..b.len() {
+            let replaced = diagonal + usize::from(letter != b[column]);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()]
+}

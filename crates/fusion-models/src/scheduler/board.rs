@@ -1,0 +1,417 @@
+//! What the scheduler knows: plain data, changed only by what happened and by decisions carried out.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use fusion_types::{
+    Error,
+    model::{ModelId, Priority},
+};
+
+use super::{Decision, backoff::Backoff};
+use crate::{EvictionPolicy, eviction::Candidate, eviction::Room};
+
+pub(crate) type WaiterId = u64;
+
+/// Counts a model's processes, so that news of an ended one isn't taken for news of its successor.
+pub(crate) type Incarnation = u64;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) budget_bytes: u64,
+    pub(crate) max_models: Option<usize>,
+    pub(crate) policy: EvictionPolicy,
+    pub(crate) max_queue: usize,
+    pub(crate) queue_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    pub(crate) limits: Limits,
+    pub(crate) models: BTreeMap<ModelId, Model>,
+    /// In order of arrival.
+    pub(crate) waiters: Vec<Waiter>,
+    /// Nothing new is accepted or started, and what is idle ends.
+    pub(crate) draining: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) id: WaiterId,
+    pub(crate) model: ModelId,
+    pub(crate) want: Want,
+    pub(crate) since: Instant,
+    /// The caller's own; the queue's limit is beside it.
+    pub(crate) deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A slot of the loaded model.
+    Slot,
+    /// That the model is loaded, nothing more.
+    Loaded,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) state: State,
+    pub(crate) incarnation: Incarnation,
+    /// What a start would be charged; `None` until the engine was asked.
+    pub(crate) predicted: Option<u64>,
+    pub(crate) pinned: bool,
+    pub(crate) priority: Priority,
+    pub(crate) idle_ttl: Option<Duration>,
+    pub(crate) slots: u32,
+    pub(crate) leases: u32,
+    pub(crate) last_used: Instant,
+    /// Mean time for which a lease is out.
+    pub(crate) service: Option<Duration>,
+    pub(crate) backoff: Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Unloaded,
+    /// The engine is being asked how many bytes the model needs.
+    Predicting,
+    Loading {
+        bytes: u64,
+    },
+    Loaded {
+        bytes: u64,
+    },
+    /// The process is ending; its bytes count until it is gone.
+    Unloading {
+        bytes: u64,
+    },
+}
+
+impl State {
+    /// Bytes charged to the budget.
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::Unloaded | Self::Predicting => 0,
+            Self::Loading { bytes } | Self::Loaded { bytes } | Self::Unloading { bytes } => bytes,
+        }
+    }
+
+    pub(crate) fn is_resident(self) -> bool {
+        !matches!(self, Self::Unloaded | Self::Predicting)
+    }
+
+    pub(crate) fn is_loaded(self) -> bool {
+        matches!(self, Self::Loaded { .. })
+    }
+}
+
+impl Model {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Unloaded,
+            incarnation: 0,
+            predicted: None,
+            pinned: false,
+            priority: Priority::Normal,
+            idle_ttl: None,
+            slots: 1,
+            leases: 0,
+            last_used: now,
+            service: None,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+impl Board {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            models: BTreeMap::new(),
+            waiters: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Bytes charged now.
+    pub(crate) fn charged(&self) -> u64 {
+        self.models.values().map(|model| model.state.bytes()).sum()
+    }
+
+    pub(crate) fn free(&self) -> Room {
+        let resident = self
+            .models
+            .values()
+            .filter(|model| model.state.is_resident())
+            .count();
+        Room {
+            bytes: self.limits.budget_bytes.saturating_sub(self.charged()),
+            places: self
+                .limits
+                .max_models
+                .unwrap_or(usize::MAX)
+                .saturating_sub(resident),
+        }
+    }
+
+    /// Room that ending processes will give back.
+    pub(crate) fn coming(&self) -> Room {
+        let leaving = self
+            .models
+            .values()
+            .filter(|model| matches!(model.state, State::Unloading { .. }));
+        leaving.fold(Room::default(), |room, model| {
+            room.plus(Room {
+                bytes: model.state.bytes(),
+                places: 1,
+            })
+        })
+    }
+
+    /// Models that may be evicted now.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let evictable = self.models.iter().filter(|(_, model)| model.is_evictable());
+        evictable
+            .map(|(id, model)| Candidate {
+                model: id.clone(),
+                bytes: model.state.bytes(),
+                priority: model.priority,
+                last_used: model.last_used,
+            })
+            .collect()
+    }
+
+    /// Resident models that may not be evicted now.
+    pub(crate) fn protected(&self) -> Vec<ModelId> {
+        let kept = |model: &Model| {
+            matches!(model.state, State::Loading { .. } | State::Loaded { .. })
+                && (self.limits.policy == EvictionPolicy::Manual || !model.is_evictable())
+        };
+        self.models
+            .iter()
+            .filter(|(_, model)| kept(model))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    pub(crate) fn waiting_for(&self, id: &ModelId) -> impl Iterator<Item = &Waiter> {
+        self.waiters
+            .iter()
+            .filter(move |waiter| waiter.model == *id)
+    }
+
+    pub(crate) fn queued(&self, id: &ModelId) -> usize {
+        self.waiting_for(id)
+            .filter(|waiter| waiter.want == Want::Slot)
+            .count()
+    }
+
+    /// When the scheduler must look again although nothing happened.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let waits = self
+            .waiters
+            .iter()
+            .flat_map(|waiter| [waiter.deadline, Some(self.patience(waiter))]);
+        let backoffs = self
+            .waiters
+            .iter()
+            .map(|waiter| self.models.get(&waiter.model)?.backoff.not_before());
+        let idle = self.models.values().map(Model::expires);
+        waits.chain(backoffs).chain(idle).flatten().min()
+    }
+
+    /// Until when the queue lets a request wait.
+    pub(crate) fn patience(&self, waiter: &Waiter) -> Instant {
+        waiter.since + self.limits.queue_timeout
+    }
+}
+
+impl Model {
+    pub(crate) fn is_evictable(&self) -> bool {
+        self.state.is_loaded() && self.leases == 0 && !self.pinned
+    }
+
+    /// When idleness unloads it, if nothing uses it before.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.is_evictable()
+            .then_some(self.last_used + self.idle_ttl?)
+    }
+}
+
+/// What happened.
+impl Board {
+    pub(crate) fn ask(&mut self, waiter: Waiter) {
+        self.waiters.push(waiter);
+    }
+
+    pub(crate) fn withdraw(&mut self, id: WaiterId) {
+        self.waiters.retain(|waiter| waiter.id != id);
+    }
+
+    /// A lease came back after `held`.
+    pub(crate) fn release(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        held: Duration,
+        now: Instant,
+    ) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.incarnation == incarnation)
+        else {
+            return;
+        };
+        model.leases = model.leases.saturating_sub(1);
+        model.last_used = now;
+        model.service = Some(model.service.map_or(held, |mean| (mean * 7 + held) / 8));
+    }
+
+    pub(crate) fn predicted(&mut self, id: &ModelId, outcome: Result<u64, Error>, now: Instant) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.state == State::Predicting)
+        else {
+            return;
+        };
+        model.state = State::Unloaded;
+        match outcome {
+            Ok(bytes) => model.predicted = Some(bytes),
+            Err(error) => model.backoff.refused(error, now),
+        }
+    }
+
+    /// The start succeeded, and the process holds `bytes`.
+    pub(crate) fn started(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        bytes: u64,
+        slots: u32,
+        now: Instant,
+    ) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.incarnation == incarnation)
+        else {
+            return;
+        };
+        if matches!(model.state, State::Loading { .. }) {
+            model.state = State::Loaded { bytes };
+            model.predicted = Some(bytes);
+            model.slots = slots.max(1);
+            model.last_used = now;
+        }
+    }
+
+    /// A process that was loading is gone; `crashed` tells a death from an orderly refusal.
+    pub(crate) fn start_failed(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        error: Error,
+        crashed: bool,
+        now: Instant,
+    ) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.incarnation == incarnation)
+        else {
+            return;
+        };
+        let wanted = matches!(model.state, State::Unloading { .. });
+        model.state = State::Unloaded;
+        model.leases = 0;
+        if wanted {
+            return;
+        }
+        if crashed {
+            model.backoff.crashed(&error.message, now);
+        }
+        model.backoff.refused(error, now);
+    }
+
+    pub(crate) fn measured(&mut self, id: &ModelId, incarnation: Incarnation, bytes: u64) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.incarnation == incarnation)
+        else {
+            return;
+        };
+        if model.state.is_loaded() {
+            model.state = State::Loaded { bytes };
+            model.predicted = Some(bytes);
+        }
+    }
+
+    /// A loaded model's process is gone, whether it was told to or not.
+    pub(crate) fn ended(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        why: &str,
+        now: Instant,
+    ) {
+        let Some(model) = self
+            .models
+            .get_mut(id)
+            .filter(|model| model.incarnation == incarnation)
+        else {
+            return;
+        };
+        let wanted = matches!(model.state, State::Unloading { .. });
+        model.state = State::Unloaded;
+        model.leases = 0;
+        if !wanted {
+            model.backoff.crashed(why, now);
+        }
+    }
+
+    /// A process is to end because somebody said so; its bytes count until it has.
+    pub(crate) fn unload(&mut self, id: &ModelId) {
+        let Some(model) = self.models.get_mut(id) else {
+            return;
+        };
+        if let State::Loading { bytes } | State::Loaded { bytes } = model.state {
+            model.state = State::Unloading { bytes };
+        }
+    }
+}
+
+/// A decision carried out.
+impl Board {
+    pub(crate) fn apply(&mut self, decision: &Decision, now: Instant) {
+        match decision {
+            Decision::Grant { waiter, model } => {
+                self.withdraw(*waiter);
+                if let Some(model) = self.models.get_mut(model) {
+                    model.leases += 1;
+                    model.last_used = now;
+                }
+            }
+            Decision::Report { waiter, .. } | Decision::Refuse { waiter, .. } => {
+                self.withdraw(*waiter)
+            }
+            Decision::Predict { model } => {
+                if let Some(model) = self.models.get_mut(model) {
+                    model.state = State::Predicting;
+                }
+            }
+            Decision::Start { model, bytes } => {
+                if let Some(model) = self.models.get_mut(model) {
+                    model.state = State::Loading { bytes: *bytes };
+                    model.incarnation += 1;
+                    model.leases = 0;
+                }
+            }
+            Decision::Evict { model, .. } => self.unload(model),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What to do next, decided from everything that is known and nothing else. The registry carries it out.
+//!
+//! The scheduler looks at the whole [`Board`] instead of at single events, so it doesn't matter which event brought a
+//! state about, and a decision that failed is simply made again.
+
+mod backoff;
+pub(crate) mod board;
+pub(crate) mod refusal;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use fusion_types::{Error, model::ModelId};
+
+use self::board::{Board, Model, State, Waiter, WaiterId, Want};
+pub(crate) use self::start::{Plan, could_start, plan};
+use crate::{EvictionPolicy, eviction, eviction::Room};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// The waiter gets a slot.
+    Grant {
+        waiter: WaiterId,
+        model: ModelId,
+    },
+    /// The model that the waiter wanted loaded is loaded.
+    Report {
+        waiter: WaiterId,
+        model: ModelId,
+    },
+    Refuse {
+        waiter: WaiterId,
+        error: Error,
+    },
+    /// Ask the engine how many bytes the model needs.
+    Predict {
+        model: ModelId,
+    },
+    /// Start a process, charged with so many bytes.
+    Start {
+        model: ModelId,
+        bytes: u64,
+    },
+    /// End the model's process.
+    Evict {
+        model: ModelId,
+        why: Why,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    RoomFor(ModelId),
+    /// Models grew beyond what they were admitted with.
+    OverBudget,
+    Idle,
+    Draining,
+}
+
+/// Decides and applies until nothing is left to decide; the registry carries the decisions out in this order.
+pub(crate) fn settle(board: &mut Board, now: Instant) -> Vec<Decision> {
+    let mut all = Vec::new();
+    loop {
+        let decisions = decide(board, now);
+        if decisions.is_empty() {
+            return all;
+        }
+        for decision in &decisions {
+            board.apply(decision, now);
+        }
+        all.extend(decisions);
+    }
+}
+
+/// The next decisions, none of which depends on another of them:
+///
+/// 1. Answer those who can't or won't wait any longer.
+/// 2. Hand out free slots, in order of arrival.
+/// 3. Refuse those beyond the end of a queue.
+/// 4. While draining, end what is idle; else make room and start what is waited for, and
+/// 5. end what outgrew the budget or has been idle too long.
+pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
+    let steps = [
+        refuse,
+        grant,
+        cut_queues,
+        drain,
+        start::starts,
+        shrink,
+        expire,
+    ];
+    steps
+        .iter()
+        .map(|step| step(board, now))
+        .find(|decisions| !decisions.is_empty())
+        .unwrap_or_default()
+}
+
+fn refuse(board: &Board, now: Instant) -> Vec<Decision> {
+    let mut positions: BTreeMap<&ModelId, usize> = BTreeMap::new();
+    let mut refusals = Vec::new();
+    for waiter in &board.waiters {
+        let position = positions.entry(&waiter.model).or_default();
+        let Some(model) = board.models.get(&waiter.model) else {
+            refusals.push(Decision::Refuse {
+                waiter: waiter.id,
+                error: refusal::gone(&waiter.model),
+            });
+            continue;
+        };
+        let error = if board.draining {
+            Some(refusal::draining())
+        } else if waiter.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(refusal::timeout())
+        } else if let (State::Unloaded, Some(error)) = (model.state, model.backoff.answer(now)) {
+            Some(error.clone())
+        } else if now >= board.patience(waiter) && !loads(waiter, model) {
+            Some(refusal::out_of_patience(
+                board,
+                &waiter.model,
+                *position,
+                now,
+            ))
+        } else {
+            None
+        };
+        *position += 1;
+        refusals.extend(error.map(|error| Decision::Refuse {
+            waiter: waiter.id,
+            error,
+        }));
+    }
+    refusals
+}
+
+/// An explicit load whose start is under way: the load's own time limit holds for it, not the queue's.
+fn loads(waiter: &Waiter, model: &Model) -> bool {
+    waiter.want == Want::Loaded && matches!(model.state, State::Loading { .. })
+}
+
+fn grant(board: &Board, _now: Instant) -> Vec<Decision> {
+    let loaded = board
+        .models
+        .iter()
+        .filter(|(_, model)| model.state.is_loaded());
+    let mut free: BTreeMap<&ModelId, u32> = loaded
+        .map(|(id, model)| (id, model.slots.saturating_sub(model.leases)))
+        .collect();
+    let mut decisions = Vec::new();
+    for waiter in &board.waiters {
+        let Some(slots) = free.get_mut(&waiter.model) else {
+            continue;
+        };
+        match waiter.want {
+            Want::Loaded => decisions.push(Decision::Report {
+                waiter: waiter.id,
+                model: waiter.model.clone(),
+            }),
+            Want::Slot if *slots > 0 => {
+                *slots -= 1;
+                decisions.push(Decision::Grant {
+                    waiter: waiter.id,
+                    model: waiter.model.clone(),
+                });
+            }
+            Want::Slot => {}
+        }
+    }
+    decisions
+}
+
+fn cut_queues(board: &Board, _now: Instant) -> Vec<Decision> {
+    let mut lengths: BTreeMap<&ModelId, usize> = BTreeMap::new();
+    let mut decisions = Vec::new();
+    for waiter in board
+        .waiters
+        .iter()
+        .filter(|waiter| waiter.want == Want::Slot)
+    {
+        let position = lengths.entry(&waiter.model).or_default();
+        if let Some(model) = board.models.get(&waiter.model)
+            && *position >= board.limits.max_queue
+        {
+            decisions.push(Decision::Refuse {
+                waiter: waiter.id,
+                error: refusal::queue_full(model, *position),
+            });
+        }
+        *position += 1;
+    }
+    decisions
+}
+
+fn drain(board: &Board, _now: Instant) -> Vec<Decision> {
+    let ends = |state| matches!(state, State::Loading { .. } | State::Loaded { .. });
+    let idle = board
+        .models
+        .iter()
+        .filter(|(_, model)| board.draining && ends(model.state) && model.leases == 0);
+    idle.map(|(id, _)| Decision::Evict {
+        model: id.clone(),
+        why: Why::Draining,
+    })
+    .collect()
+}
+
+fn shrink(board: &Board, _now: Instant) -> Vec<Decision> {
+    let over = board
+        .charged()
+        .saturating_sub(board.limits.budget_bytes)
+        .saturating_sub(board.coming().bytes);
+    if over == 0 || board.limits.policy == EvictionPolicy::Manual {
+        return Vec::new();
+    }
+    let candidates = board.candidates();
+    let most = candidates
+        .iter()
+        .map(|candidate| candidate.bytes)
+        .sum::<u64>();
+    let missing = Room {
+        bytes: over.min(most),
+        places: 0,
+    };
+    let victims = eviction::choose(candidates, missing, board.limits.policy).unwrap_or_default();
+    victims
+        .into_iter()
+        .map(|model| Decision::Evict {
+            model,
+            why: Why::OverBudget,
+        })
+        .collect()
+}
+
+fn expire(board: &Board, now: Instant) -> Vec<Decision> {
+    let expired = board
+        .models
+        .iter()
+        .filter(|(_, model)| model.expires().is_some_and(|at| now >= at));
+    expired
+        .map(|(id, _)| Decision::Evict {
+            model: id.clone(),
+            why: Why::Idle,
+        })
+        .collect()
+}

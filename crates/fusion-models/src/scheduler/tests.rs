@@ -1,0 +1,410 @@
+//! A machine made of random events: whatever happens, the promises hold after every one of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use fusion_types::{Error, ErrorCode, model::ModelId};
+use proptest::prelude::*;
+
+use super::{
+    Decision, Why,
+    board::{Board, Limits, Model, State, Waiter, WaiterId, Want},
+    settle,
+};
+use crate::EvictionPolicy;
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Ask {
+        model: usize,
+        explicit: bool,
+        deadline_ms: Option<u64>,
+    },
+    Withdraw {
+        nth: usize,
+    },
+    Release {
+        nth: usize,
+    },
+    Predicted {
+        nth: usize,
+        fine: bool,
+    },
+    /// A start is over: well, with three quarters of the predicted bytes held in fact, or it failed.
+    StartOver {
+        nth: usize,
+        fine: bool,
+        crashed: bool,
+    },
+    Gone {
+        nth: usize,
+    },
+    Crash {
+        nth: usize,
+    },
+    Later {
+        ms: u64,
+    },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => (0..5usize, prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..5000u64))
+            .prop_map(|(model, explicit, deadline_ms)| Happening::Ask { model, explicit, deadline_ms }),
+        1 => (0..8usize).prop_map(|nth| Happening::Withdraw { nth }),
+        4 => (0..8usize).prop_map(|nth| Happening::Release { nth }),
+        3 => (0..4usize, prop::bool::weighted(0.9)).prop_map(|(nth, fine)| Happening::Predicted { nth, fine }),
+        4 => (0..4usize, prop::bool::weighted(0.8), any::<bool>())
+            .prop_map(|(nth, fine, crashed)| Happening::StartOver { nth, fine, crashed }),
+        3 => (0..4usize).prop_map(|nth| Happening::Gone { nth }),
+        1 => (0..4usize).prop_map(|nth| Happening::Crash { nth }),
+        2 => (0..20_000u64).prop_map(|ms| Happening::Later { ms }),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = EvictionPolicy> {
+    prop_oneof![
+        Just(EvictionPolicy::Lru),
+        Just(EvictionPolicy::Priority),
+        Just(EvictionPolicy::Manual)
+    ]
+}
+
+fn models() -> impl Strategy<Value = Vec<(u64, bool, u32)>> {
+    prop::collection::vec((1..120u64, prop::bool::weighted(0.2), 1..3u32), 5)
+}
+
+struct World {
+    board: Board,
+    now: Instant,
+    sizes: BTreeMap<ModelId, (u64, u32)>,
+    next: WaiterId,
+    unanswered: BTreeSet<WaiterId>,
+    /// One entry a granted slot.
+    leases: Vec<(ModelId, u64)>,
+}
+
+impl World {
+    fn new(specs: &[(u64, bool, u32)], policy: EvictionPolicy, max_models: Option<usize>) -> Self {
+        let now = Instant::now();
+        let mut board = Board::new(Limits {
+            budget_bytes: 150,
+            max_models,
+            policy,
+            max_queue: 4,
+            queue_timeout: Duration::from_secs(10),
+        });
+        let mut sizes = BTreeMap::new();
+        for (nth, (bytes, pinned, slots)) in specs.iter().enumerate() {
+            let id = ModelId::new(&format!("m{nth}"));
+            let ttl = Some(Duration::from_secs(30));
+            board.models.insert(
+                id.clone(),
+                Model {
+                    pinned: *pinned,
+                    idle_ttl: ttl,
+                    ..Model::new(now)
+                },
+            );
+            sizes.insert(id, (*bytes, *slots));
+        }
+        Self {
+            board,
+            now,
+            sizes,
+            next: 0,
+            unanswered: BTreeSet::new(),
+            leases: Vec::new(),
+        }
+    }
+
+    /// The `nth` model in a state, counted round.
+    fn nth(&self, nth: usize, fits: impl Fn(State) -> bool) -> Option<(ModelId, u64)> {
+        let found: Vec<_> = self
+            .board
+            .models
+            .iter()
+            .filter(|(_, model)| fits(model.state))
+            .collect();
+        let (id, model) = found.get(nth % found.len().max(1))?;
+        Some(((*id).clone(), model.incarnation))
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Ask {
+                model,
+                explicit,
+                deadline_ms,
+            } => self.ask(model, explicit, deadline_ms),
+            Happening::Withdraw { nth } => {
+                if let Some(id) = self.board.waiters.get(nth).map(|waiter| waiter.id) {
+                    self.board.withdraw(id);
+                    self.unanswered.remove(&id);
+                }
+            }
+            Happening::Release { nth } if !self.leases.is_empty() => {
+                let (id, incarnation) = self.leases.remove(nth % self.leases.len());
+                self.board
+                    .release(&id, incarnation, Duration::from_millis(50), self.now);
+            }
+            Happening::Release { .. } => {}
+            Happening::Predicted { nth, fine } => {
+                if let Some((id, _)) = self.nth(nth, |state| state == State::Predicting) {
+                    let outcome = if fine {
+                        Ok(self.sizes[&id].0)
+                    } else {
+                        Err(refusal())
+                    };
+                    self.board.predicted(&id, outcome, self.now);
+                }
+            }
+            Happening::StartOver { nth, fine, crashed } => self.start_over(nth, fine, crashed),
+            Happening::Gone { nth } => {
+                if let Some((id, incarnation)) =
+                    self.nth(nth, |state| matches!(state, State::Unloading { .. }))
+                {
+                    self.board.ended(&id, incarnation, "ended", self.now);
+                }
+            }
+            Happening::Crash { nth } => {
+                if let Some((id, incarnation)) = self.nth(nth, State::is_loaded) {
+                    self.board.ended(&id, incarnation, "signal 9", self.now);
+                }
+            }
+            Happening::Later { ms } => self.now += Duration::from_millis(ms),
+        }
+        self.settle();
+    }
+
+    fn ask(&mut self, model: usize, explicit: bool, deadline_ms: Option<u64>) {
+        self.next += 1;
+        self.unanswered.insert(self.next);
+        self.board.ask(Waiter {
+            id: self.next,
+            model: ModelId::new(&format!("m{model}")),
+            want: if explicit { Want::Loaded } else { Want::Slot },
+            since: self.now,
+            deadline: deadline_ms.map(|ms| self.now + Duration::from_millis(ms)),
+        });
+    }
+
+    fn start_over(&mut self, nth: usize, fine: bool, crashed: bool) {
+        let Some((id, incarnation)) = self.nth(nth, |state| matches!(state, State::Loading { .. }))
+        else {
+            return;
+        };
+        let (bytes, slots) = self.sizes[&id];
+        if fine {
+            self.board
+                .started(&id, incarnation, bytes - bytes / 4, slots, self.now);
+        } else {
+            self.board
+                .start_failed(&id, incarnation, refusal(), crashed, self.now);
+        }
+    }
+
+    /// Lets the scheduler decide, and checks each decision against the board as it was before it.
+    fn settle(&mut self) {
+        let mut before = self.board.clone();
+        for decision in settle(&mut self.board, self.now) {
+            match &decision {
+                Decision::Grant { waiter, model } => {
+                    assert!(self.unanswered.remove(waiter), "answered twice");
+                    assert!(before.models[model].leases < before.models[model].slots);
+                    assert!(before.models[model].state.is_loaded());
+                    self.leases
+                        .push((model.clone(), before.models[model].incarnation));
+                }
+                Decision::Report { waiter, model } => {
+                    assert!(self.unanswered.remove(waiter), "answered twice");
+                    assert!(before.models[model].state.is_loaded());
+                }
+                Decision::Refuse { waiter, .. } => {
+                    assert!(self.unanswered.remove(waiter), "answered twice")
+                }
+                Decision::Predict { model } => {
+                    assert_eq!(before.models[model].state, State::Unloaded)
+                }
+                Decision::Start { model, .. } => {
+                    assert_eq!(
+                        before.models[model].state,
+                        State::Unloaded,
+                        "two processes of one model"
+                    );
+                    assert!(before.free().places > 0, "more models than allowed");
+                }
+                Decision::Evict { model, .. } => {
+                    assert_eq!(before.models[model].leases, 0, "evicted while leased");
+                    assert!(!before.models[model].pinned, "evicted a pinned model");
+                }
+            }
+            before.apply(&decision, self.now);
+        }
+        assert!(
+            self.board.charged() <= self.board.limits.budget_bytes,
+            "over budget"
+        );
+        let waiting: BTreeSet<_> = self.board.waiters.iter().map(|waiter| waiter.id).collect();
+        assert_eq!(waiting, self.unanswered, "a waiter was lost");
+    }
+
+    /// Everything under way ends well and time goes by; nobody may be left waiting.
+    fn run_out(&mut self) {
+        for _ in 0..60 {
+            while !self.leases.is_empty() {
+                self.happen(Happening::Release { nth: 0 });
+            }
+            for nth in 0..5 {
+                self.happen(Happening::Predicted { nth, fine: true });
+                self.happen(Happening::StartOver {
+                    nth,
+                    fine: true,
+                    crashed: false,
+                });
+                self.happen(Happening::Gone { nth });
+            }
+            self.happen(Happening::Later { ms: 400 });
+        }
+    }
+}
+
+fn refusal() -> Error {
+    Error::invalid("model_path", "not a model")
+}
+
+proptest! {
+    #[test]
+    fn the_promises_hold_whatever_happens(
+        specs in models(),
+        policy in policy(),
+        max_models in prop::option::of(1..4usize),
+        happenings in prop::collection::vec(happening(), 1..120),
+    ) {
+        let mut world = World::new(&specs, policy, max_models);
+        for happening in happenings {
+            world.happen(happening);
+        }
+        world.run_out();
+        prop_assert!(world.unanswered.is_empty(), "left waiting: {:?}", world.board.waiters);
+    }
+}
+
+fn two_models(first: u64, second: u64) -> World {
+    World::new(
+        &[(first, false, 1), (second, false, 1)],
+        EvictionPolicy::Lru,
+        None,
+    )
+}
+
+fn load(world: &mut World, model: usize) {
+    world.happen(Happening::Ask {
+        model,
+        explicit: true,
+        deadline_ms: None,
+    });
+    world.happen(Happening::Predicted { nth: 0, fine: true });
+    world.happen(Happening::StartOver {
+        nth: 0,
+        fine: true,
+        crashed: false,
+    });
+    assert!(
+        world.board.models[&ModelId::new(&format!("m{model}"))]
+            .state
+            .is_loaded()
+    );
+}
+
+#[test]
+fn a_start_waits_for_a_leased_model_and_goes_on_when_it_is_returned() {
+    let mut world = two_models(120, 100);
+    load(&mut world, 0);
+    world.happen(Happening::Ask {
+        model: 0,
+        explicit: false,
+        deadline_ms: None,
+    });
+    world.happen(Happening::Ask {
+        model: 1,
+        explicit: false,
+        deadline_ms: None,
+    });
+    world.happen(Happening::Predicted { nth: 0, fine: true });
+    assert!(world.board.models[&ModelId::new("m0")].state.is_loaded());
+    assert_eq!(world.unanswered.len(), 1);
+
+    world.happen(Happening::Release { nth: 0 });
+    assert_eq!(
+        world.board.models[&ModelId::new("m0")].state,
+        State::Unloading { bytes: 90 }
+    );
+    world.happen(Happening::Gone { nth: 0 });
+    assert_eq!(
+        world.board.models[&ModelId::new("m1")].state,
+        State::Loading { bytes: 100 }
+    );
+}
+
+#[test]
+fn what_can_never_fit_is_refused_with_the_figures() {
+    let mut board = two_models(100, 100).board;
+    let now = Instant::now();
+    let pinned = board.models.get_mut(&ModelId::new("m0")).unwrap();
+    (pinned.pinned, pinned.state) = (true, State::Loaded { bytes: 100 });
+    board.models.get_mut(&ModelId::new("m1")).unwrap().predicted = Some(60);
+    board.ask(Waiter {
+        id: 1,
+        model: ModelId::new("m1"),
+        want: Want::Slot,
+        since: now,
+        deadline: None,
+    });
+    let decisions = settle(&mut board, now);
+    let [Decision::Refuse { waiter: 1, error }] = decisions.as_slice() else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(error.code, ErrorCode::InsufficientVram);
+    let expected = serde_json::json!({
+        "needed_bytes": 60, "budget_bytes": 150, "free_bytes": 50, "protected": ["m0"],
+    });
+    assert_eq!(error.details, expected);
+}
+
+#[test]
+fn models_that_outgrew_the_budget_make_the_oldest_idle_one_go() {
+    let mut world = two_models(60, 60);
+    load(&mut world, 0);
+    load(&mut world, 1);
+    let grown = ModelId::new("m1");
+    let incarnation = world.board.models[&grown].incarnation;
+    world.board.measured(&grown, incarnation, 120);
+    let decisions = settle(&mut world.board, world.now);
+    assert_eq!(
+        decisions,
+        [Decision::Evict {
+            model: ModelId::new("m0"),
+            why: Why::OverBudget
+        }]
+    );
+}
+
+#[test]
+fn an_idle_model_expires_and_the_scheduler_knows_when() {
+    let mut world = two_models(60, 60);
+    load(&mut world, 0);
+    let ends = world.board.next_wake().unwrap();
+    assert_eq!(ends - world.now, Duration::from_secs(30));
+    world.now = ends;
+    let decisions = settle(&mut world.board, world.now);
+    assert_eq!(
+        decisions,
+        [Decision::Evict {
+            model: ModelId::new("m0"),
+            why: Why::Idle
+        }]
+    );
+}
