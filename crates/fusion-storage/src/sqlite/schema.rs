@@ -43,6 +43,9 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "page_size", 4096)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Where a plain sync leaves data in the drive's cache.
+    connection.pragma_update(None, "fullfsync", "ON")?;
+    connection.pragma_update(None, "checkpoint_fullfsync", "ON")?;
     // Deleted is gone: freed space is overwritten, and savepoints leave nothing in temporary files.
     connection.pragma_update_and_check(None, "secure_delete", "ON", |_| Ok(()))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -66,6 +69,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         );
         return Err(unavailable(message).into());
     };
+    if missing.is_empty() {
+        return Ok(());
+    }
     for migration in missing {
         transaction.execute_batch(migration)?;
     }

@@ -94,9 +94,7 @@ impl Expected {
     fn enter(&mut self, status: JobStatus) {
         self.status = Some(status);
         self.events.push(status.into());
-        if status != JobStatus::Processing {
-            self.cancel_wanted &= status == JobStatus::Processing;
-        }
+        self.cancel_wanted = false;
     }
 
     fn is(&self, status: JobStatus) -> bool {
@@ -309,8 +307,7 @@ async fn cancel(jobs: &dyn JobStore, model: &mut Model, pick: usize) {
     }
 }
 
-/// A retried job would change its place in the queue, which the model doesn't have: so it is claimed and completed here at once,
-/// where nothing else could be claimed before it.
+/// A retried job takes a new place in the queue, which the model doesn't know: so it is cancelled at once.
 async fn retry(jobs: &dyn JobStore, model: &mut Model, pick: usize) {
     let number = pick % model.jobs.len();
     let job = &mut model.jobs[number];

@@ -57,9 +57,7 @@ async fn what_was_stored_is_there_after_a_restart() {
         "the write-ahead log is emptied and removed"
     );
 
-    let began = Instant::now();
     let storage = open(&config).await.unwrap();
-    assert!(began.elapsed().as_millis() < 100, "{:?}", began.elapsed());
     let found = storage
         .jobs
         .get(&Tenant::default(), &job.job_id)

@@ -7,15 +7,16 @@ use std::{
 };
 
 use fusion_types::{
-    Tenant,
-    job::{JobWrite, NewJob, Outcome},
+    ErrorCode, Tenant,
+    job::{JobStatus, JobWrite, NewJob, Outcome},
 };
 use rand::{RngExt, seq::SliceRandom};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::{
     sqlite::new_store,
-    suite::jobs::{HOUR, claim, insert, new_job},
+    suite::jobs::{HOUR, claim, failure, insert, new_job},
 };
 
 const SECRET: &str = "xyzzy-input-";
@@ -116,6 +117,46 @@ async fn no_copy_of_an_input_stays_behind_among_many() {
         &unfinished.iter().map(|(number, _)| *number).collect(),
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_input_of_a_failed_job_goes_after_a_day() {
+    let store = new_store().await;
+    let (jobs, folder) = (&*store.storage.jobs, store.folder.path());
+    let tenant = Tenant::default();
+    let mut ids = Vec::new();
+    for number in 0..2 {
+        let job = insert(
+            jobs,
+            NewJob {
+                input: input(number, 10),
+                ..new_job()
+            },
+        )
+        .await;
+        let claimed = claim(jobs, 1, HOUR).await.remove(0);
+        let fail = JobWrite::Finish(Outcome::Failed(failure(ErrorCode::InternalError)));
+        jobs.write(&job.job_id, claimed.fence, fail).await.unwrap();
+        ids.push(job.job_id);
+    }
+    let a_day_earlier = "UPDATE jobs SET failed_at = failed_at - 24 * 3600 * 1000 WHERE id = ?1";
+    let database = Connection::open(folder.join("fusiond.sqlite")).unwrap();
+    database.execute(a_day_earlier, [ids[0].as_str()]).unwrap();
+    drop(database);
+    assert_eq!(jobs.sweep().await.unwrap(), 0, "the job itself stays");
+    gone_within_a_second(folder, &[1].into()).await;
+    assert_eq!(
+        jobs.get(&tenant, &ids[0]).await.unwrap().unwrap().status,
+        JobStatus::Failed
+    );
+    assert_eq!(
+        jobs.retry(&tenant, &ids[0]).await.unwrap_err().code,
+        ErrorCode::PayloadGone
+    );
+    assert_eq!(
+        jobs.retry(&tenant, &ids[1]).await.unwrap().status,
+        JobStatus::Queued
+    );
 }
 
 /// Under load there is no idle moment to wait for.

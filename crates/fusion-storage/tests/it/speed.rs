@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fusion_storage::{Config, open};
 use fusion_types::{
-    job::{JobWrite, NewJob, Outcome},
+    Tenant,
+    document::{CollectionRef, IndexChange, IndexChangeKind, IndexQuery},
+    id::ChunkId,
+    job::{JobWrite, NewJob, Outcome, Seq},
     store::JobStore,
 };
 use serde_json::json;
@@ -98,4 +102,69 @@ async fn commits_and_claims_a_second() {
         "claimed, completed and scrubbed, one by one: {:.0}/s",
         rate(finish).await
     );
+    store.storage.close().await.unwrap();
+    let began = Instant::now();
+    let storage = open(&Config {
+        data_dir: store.folder.path().to_owned(),
+    })
+    .await
+    .unwrap();
+    storage.jobs.release_all_leases().await.unwrap();
+    println!("opened again: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn searches_a_second() {
+    let store = new_store().await;
+    let collection = CollectionRef {
+        tenant: Tenant::default(),
+        name: "docs".into(),
+    };
+    let vector = |row: u64| {
+        (0..384)
+            .map(|column| ((row * 31 + column * 17) % 101) as f32 / 101.0 - 0.5)
+            .collect::<Vec<_>>()
+    };
+    let change = |seq: u64| {
+        let text = format!(
+            "chunk {seq} speaks of subject {} and matter {}",
+            seq % 1000,
+            seq % 77
+        );
+        let chunk_id = ChunkId::from_text(&format!("chunk-{seq:06}"));
+        IndexChange {
+            seq: Seq(seq),
+            kind: IndexChangeKind::Add {
+                chunk_id,
+                embedding: vector(seq),
+                text,
+            },
+        }
+    };
+    let changes = (1..=20_000).map(change).collect::<Vec<_>>();
+    for (index, query) in [
+        (&store.storage.dense, IndexQuery::Dense(vector(5))),
+        (
+            &store.storage.keyword,
+            IndexQuery::Keyword("which subject matters 55".to_owned()),
+        ),
+    ] {
+        let began = Instant::now();
+        index.apply(&collection, changes.clone()).await.unwrap();
+        println!("20,000 chunks applied: {:?}", began.elapsed());
+        let one = index.apply(&collection, vec![change(20_001)]);
+        let began = Instant::now();
+        one.await.unwrap();
+        println!("one more: {:?}", began.elapsed());
+        let search = async || {
+            index
+                .search(&collection, query.clone(), 10)
+                .await
+                .unwrap()
+                .len()
+                / 10
+        };
+        println!("searches/s: {:.0}", rate(search).await);
+    }
 }
