@@ -1,10 +1,13 @@
 //! Documents in: text, chunks, vectors, one commit a document.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use fusion_types::{
     Call, Class, Error, ErrorCode, Result, Timestamp,
-    document::{Collection, CollectionRef, DocumentVersion, NewChunk, NewCollection},
+    document::{Chunk, Collection, CollectionRef, DocumentVersion, NewChunk, NewCollection},
     id::{ChunkId, DocumentId},
 };
 use serde_json::{Map, Value};
@@ -162,7 +165,9 @@ impl Ingest<'_> {
             self.created = true;
         }
         let stored = self.inner.documents.document(&self.key, &id).await?;
-        if stored.is_some_and(|stored| stored.info.content_hash == content_hash) {
+        if let Some(stored) = &stored
+            && stored.info.content_hash == content_hash
+        {
             return Ok(Taken::Unchanged(id));
         }
 
@@ -174,7 +179,12 @@ impl Ingest<'_> {
             collection: self.key.clone(),
             document_id: id.clone(),
             filename,
-            chunks: new_chunks(&text, pieces, vectors.rows),
+            chunks: new_chunks(
+                &text,
+                pieces,
+                vectors.rows,
+                stored.map_or_else(Vec::new, |stored| stored.chunks),
+            ),
             text,
             content_hash,
             metadata,
@@ -286,14 +296,30 @@ struct PieceVectors {
     embedding_ms: u64,
 }
 
-fn new_chunks(text: &str, pieces: Vec<Piece>, vectors: Vec<Vec<f32>>) -> Vec<NewChunk> {
-    let chunk = |(piece, embedding): (Piece, Vec<f32>)| NewChunk {
-        id: ChunkId::generate(),
-        text: text[piece.bytes].to_owned(),
-        char_start: piece.chars.start,
-        char_end: piece.chars.end,
-        page: None,
-        embedding,
+/// A chunk whose text was in the version before keeps its id, so that no index has to forget it.
+fn new_chunks(
+    text: &str,
+    pieces: Vec<Piece>,
+    vectors: Vec<Vec<f32>>,
+    before: Vec<Chunk>,
+) -> Vec<NewChunk> {
+    let mut ids: HashMap<String, Vec<ChunkId>> = HashMap::new();
+    for chunk in before.into_iter().rev() {
+        ids.entry(chunk.text).or_default().push(chunk.chunk_id);
+    }
+    let chunk = |(piece, embedding): (Piece, Vec<f32>)| {
+        let text = &text[piece.bytes];
+        NewChunk {
+            id: ids
+                .get_mut(text)
+                .and_then(Vec::pop)
+                .unwrap_or_else(ChunkId::generate),
+            text: text.to_owned(),
+            char_start: piece.chars.start,
+            char_end: piece.chars.end,
+            page: None,
+            embedding,
+        }
     };
     pieces.into_iter().zip(vectors).map(chunk).collect()
 }

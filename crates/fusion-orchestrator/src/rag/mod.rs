@@ -126,7 +126,7 @@ impl Rag {
         self.inner.ingest(call, request, &progress).await
     }
 
-    /// Retrieves and answers.
+    /// Retrieves and answers; whole, whatever `stream` says.
     ///
     /// # Errors
     /// `collection_not_found`, `embedding_model_mismatch`, and whatever the models answer.

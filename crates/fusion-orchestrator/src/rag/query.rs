@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use fusion_types::{Call, Error, Result};
+use fusion_types::{Call, Result};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -39,12 +39,6 @@ impl Inner {
 
     pub(super) async fn query(&self, call: &Call, request: &QueryRequest) -> Result<QueryAnswer> {
         request.check()?;
-        if request.stream {
-            return Err(Error::invalid(
-                "stream",
-                "a streamed answer can't be given whole",
-            ));
-        }
         let started = Instant::now();
         let basis = self.basis(call, &request.search()).await?;
         let (model, config) = (request.model_id.as_deref(), &request.generation_config);

@@ -69,6 +69,11 @@ async fn only_what_changed_is_embedded_again() {
         (1, 0, 0)
     );
 
+    let before = bench
+        .rag
+        .document(&call(), "docs", &first.document_ids[0])
+        .await
+        .unwrap();
     let (changed, embedded) = ingest(paragraphs(&["a", "new", "c"])).await;
     assert_eq!(
         (changed.chunks_created, changed.chunks_reused, embedded),
@@ -84,6 +89,8 @@ async fn only_what_changed_is_embedded_again() {
         .await
         .unwrap();
     assert_eq!(document.version, 2);
+    let kept = |at: usize| before.chunks[at].chunk_id == document.chunks[at].chunk_id;
+    assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
     assert_eq!(bench.dense.size(), 3, "the old version has left the index");
 }
 
