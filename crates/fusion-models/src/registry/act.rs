@@ -9,7 +9,7 @@ use fusion_types::{
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Message, Registry, Reply, Services, message::Started};
+use super::{Message, Registry, Reply, Services, Undo, message::Started};
 use crate::{
     LoadReport,
     catalog::Definition,
@@ -80,9 +80,9 @@ impl Registry {
 
     fn refuse(&mut self, waiter: WaiterId, error: Error) {
         match self.replies.remove(&waiter) {
-            Some(Reply::Loaded { reply, is_new, .. }) => {
-                if let Some(id) = is_new {
-                    self.forget_unless_used(&id);
+            Some(Reply::Loaded { reply, undo, .. }) => {
+                if let Some(undo) = undo {
+                    self.undo(undo);
                 }
                 let _ = reply.send(Err(error));
             }
@@ -91,16 +91,18 @@ impl Registry {
         }
     }
 
-    /// A definition that could never be loaded doesn't stay in the catalog.
-    fn forget_unless_used(&mut self, id: &ModelId) {
-        let unloaded = self
-            .board
-            .models
-            .get(id)
-            .is_some_and(|model| model.state == State::Unloaded);
-        if unloaded && self.board.waiting_for(id).next().is_none() {
-            self.board.models.remove(id);
-            self.entries.remove(id);
+    /// A setup that couldn't be loaded doesn't stay in the catalog, unless somebody counts on it by now.
+    fn undo(&mut self, Undo { model: id, before }: Undo) {
+        let state = self.board.models.get(&id).map(|model| model.state);
+        if state != Some(State::Unloaded) || self.board.waiting_for(&id).next().is_some() {
+            return;
+        }
+        match before {
+            Some(definition) => self.adopt(Definition::clone(&definition), None),
+            None => {
+                self.board.models.remove(&id);
+                self.entries.remove(&id);
+            }
         }
     }
 

@@ -71,6 +71,16 @@ impl Entry {
         }
     }
 
+    /// The same id with another setup: what is known of the old one doesn't hold, what happened did.
+    pub(super) fn set_up_anew(&mut self, definition: Definition, learned: Option<Learned>) {
+        let fresh = Self::new(definition, learned);
+        self.definition = fresh.definition;
+        self.known = fresh.known;
+        self.estimate = fresh.estimate;
+        self.measured = None;
+        self.load_time = None;
+    }
+
     pub(super) fn note_error(&mut self, message: &str) {
         self.errors += 1;
         self.last_error = Some(message.to_owned());

@@ -6,7 +6,7 @@ use fusion_types::{Error, ErrorCode, Result, Timestamp, model::ModelId};
 use tokio::sync::oneshot;
 
 use super::{
-    Message, Registry, Reply,
+    Message, Registry, Reply, Undo,
     entry::{Entry, Leaving},
     message::Started,
 };
@@ -110,9 +110,13 @@ impl Registry {
         model.idle_ttl = definition.idle_ttl.or(self.services.config.idle_ttl);
         match self.entries.get_mut(&definition.id) {
             Some(entry) if entry.definition.setup == definition.setup => {
-                entry.definition = definition.into()
+                entry.definition = definition.into();
             }
-            _ => {
+            Some(entry) => {
+                model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
+                entry.set_up_anew(definition, learned);
+            }
+            None => {
                 model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
                 self.entries
                     .insert(definition.id.clone(), Entry::new(definition, learned));
@@ -131,7 +135,14 @@ impl Registry {
             return;
         }
         let (id, now) = (definition.id.clone(), Instant::now());
-        let is_new = (!self.entries.contains_key(&id)).then(|| id.clone());
+        let before = self.entries.get(&id).map(|entry| entry.definition.clone());
+        let changed = before
+            .as_ref()
+            .is_none_or(|before| before.setup != definition.setup);
+        let undo = changed.then(|| Undo {
+            model: id.clone(),
+            before,
+        });
         self.adopt(definition, None);
         let Some(model) = self.board.models.get_mut(&id) else {
             return;
@@ -145,7 +156,7 @@ impl Registry {
             Reply::Loaded {
                 reply,
                 already,
-                is_new,
+                undo,
             },
         );
         self.board.ask(Waiter {

@@ -66,9 +66,15 @@ enum Reply {
         reply: oneshot::Sender<Result<LoadReport>>,
         /// The model was loaded when it was asked for.
         already: bool,
-        /// The definition came with this request, and goes if it can't be loaded.
-        is_new: Option<ModelId>,
+        /// How the catalog is to look again if the model can't be loaded.
+        undo: Option<Undo>,
     },
+}
+
+/// What the catalog had before a load request came with another setup.
+struct Undo {
+    model: ModelId,
+    before: Option<Arc<Definition>>,
 }
 
 impl Registry {

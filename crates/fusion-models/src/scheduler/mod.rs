@@ -187,8 +187,9 @@ fn cut_queues(board: &Board, _now: Instant) -> Vec<Decision> {
                 waiter: waiter.id,
                 error: refusal::queue_full(model, *position),
             });
+        } else {
+            *position += 1;
         }
-        *position += 1;
     }
     decisions
 }
