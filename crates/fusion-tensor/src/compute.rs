@@ -293,3 +293,80 @@ fn finite(outputs: Outputs) -> Result<Outputs> {
         Err(Error::internal("the model made numbers that aren't finite"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Pooling;
+
+    /// Answers each token with its id, and panics or fails on some.
+    struct Echo;
+
+    const PANICS: u32 = 13;
+    const FAILS: u32 = 14;
+
+    impl Backend for Echo {
+        fn hidden_states(&self, batch: &Batch, _: &Arc<ThreadPool>) -> Result<Vec<f32>> {
+            assert!(!batch.ids.contains(&PANICS), "an unlucky token");
+            if batch.ids.contains(&FAILS) {
+                return Err(Error::internal("a token that fails"));
+            }
+            Ok(batch.ids.iter().map(|id| *id as f32).collect())
+        }
+    }
+
+    fn start() -> Compute {
+        let reader = Reader {
+            pooling: Pooling::Max,
+            normalize: false,
+            dimension: 1,
+        };
+        let backend = Box::new(Echo);
+        Compute::start(
+            Model {
+                backend,
+                reader,
+                pad: 0,
+            },
+            1,
+            4,
+        )
+        .unwrap()
+    }
+
+    fn sequence(ids: &[u32]) -> Tokens {
+        Tokens {
+            ids: ids.to_vec(),
+            body: 0..ids.len(),
+        }
+    }
+
+    #[tokio::test]
+    async fn outputs_come_in_the_order_of_the_sequences() {
+        let compute = start();
+        let lengths = [3_u32, 700, 1, 20, 900, 19, 2];
+        let sequences = lengths.map(|length| sequence(&vec![length; length as usize]));
+        let outputs = compute
+            .run(sequences.into(), Readout::Pooled)
+            .await
+            .unwrap();
+        assert_eq!(outputs, lengths.map(|length| vec![length as f32]));
+        assert_eq!(compute.tokens(), u64::from(lengths.iter().sum::<u32>()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_or_failure_ends_its_own_request_only() {
+        let compute = start();
+        for (unlucky, words) in [(PANICS, "an unlucky token"), (FAILS, "a token that fails")] {
+            let sequences = vec![sequence(&[1]), sequence(&[unlucky])];
+            let error = compute.run(sequences, Readout::Pooled).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::InternalError);
+            assert!(error.message.contains(words), "{error}");
+            let next = compute
+                .run(vec![sequence(&[2])], Readout::Pooled)
+                .await
+                .unwrap();
+            assert_eq!(next, [[2.0]]);
+        }
+    }
+}

@@ -1,11 +1,11 @@
 //! How many bytes a model takes, by its files and its shape.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use fusion_engine::types::{Result, engine::Estimate};
 
 use crate::{
-    backend::SafetensorsFile,
+    backend::{SafetensorsFile, check_onnx},
     batch::BATCH_TOKENS,
     fault::unreadable,
     folder::{BertConfig, Folder, Weights},
@@ -16,20 +16,38 @@ const FLOAT: u64 = 4;
 /// # Errors
 /// `invalid_value` where the weights can't be read.
 pub(crate) fn estimate(folder: &Folder, weights: &Weights) -> Result<Estimate> {
+    let weights_bytes = match weights {
+        Weights::Safetensors(file) => SafetensorsFile::open(file)?.elements() * FLOAT,
+        Weights::Onnx { file, int8 } => {
+            let integers = check_onnx(file)?.integer_arithmetic;
+            stored_bytes(&weights.files())? + derived_bytes(&folder.bert, *int8, integers)
+        }
+    };
     Ok(Estimate {
-        weights_bytes: weights_bytes(weights)?,
+        weights_bytes,
         context_bytes: 0,
         compute_bytes: scratch_bytes(&folder.bert, folder.max_tokens),
     })
 }
 
-fn weights_bytes(weights: &Weights) -> Result<u64> {
-    match weights {
-        Weights::Safetensors(file) => Ok(SafetensorsFile::open(file)?.elements() * FLOAT),
-        Weights::Onnx { .. } => weights.files().iter().try_fold(0, |sum, file| {
-            let metadata = fs::metadata(file).map_err(|error| unreadable(file, &error))?;
-            Ok(sum + metadata.len())
-        }),
+fn stored_bytes(files: &[PathBuf]) -> Result<u64> {
+    files.iter().try_fold(0, |sum, file| {
+        let metadata = fs::metadata(file).map_err(|error| unreadable(file, &error))?;
+        Ok(sum + metadata.len())
+    })
+}
+
+/// What rten makes of an ONNX file's weights and keeps beside them: matrices packed for multiplication, and floats of
+/// weights that are only stored as int8. Measured on all-MiniLM-L6-v2, this and the file are within 3 % of what is taken.
+fn derived_bytes(bert: &BertConfig, int8: bool, integers: bool) -> u64 {
+    let wide = |value: usize| value as u64;
+    let (hidden, inner) = (wide(bert.hidden_size), wide(bert.intermediate_size));
+    let matrices = wide(bert.num_hidden_layers) * (4 * hidden * hidden + 2 * hidden * inner);
+    let rows = wide(bert.vocab_size + bert.max_position_embeddings + bert.type_vocab_size);
+    match (int8, integers) {
+        (_, true) => matrices,
+        (true, false) => FLOAT * (2 * matrices + rows * hidden),
+        (false, false) => FLOAT * matrices,
     }
 }
 

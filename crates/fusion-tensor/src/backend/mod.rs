@@ -16,6 +16,7 @@ use crate::{
     folder::{BertConfig, Weights},
 };
 
+pub(crate) use onnx_file::check as check_onnx;
 pub(crate) use safetensors::SafetensorsFile;
 
 pub(crate) trait Backend: Send {

@@ -1,7 +1,12 @@
 //! A BERT encoder in ONNX through rten, int8 or not.
 //!
-//! An int8 file quantizes its activations as it runs, with one scale over the whole batch: a text's vector shifts a little
-//! (cosine above 0.99) with the texts that it is computed beside.
+//! Two kinds of files are called int8. One only stores its weights so, and they become floats when loaded: smaller on disk
+//! alone. The other multiplies integers, about twice as fast in a third of the memory; it quantizes its activations as it runs,
+//! with one scale over the whole batch, so that a text's vector shifts with the texts that it is computed beside, and how near
+//! it comes to fp32 is up to whoever made the file.
+//!
+//! The weights are packed for multiplication when loaded, which takes their bytes once more and makes single short texts about
+//! a third faster.
 
 use std::{path::Path, sync::Arc};
 

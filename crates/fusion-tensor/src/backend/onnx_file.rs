@@ -17,20 +17,30 @@ use crate::fault::{invalid, unreadable};
 /// Graphs within graphs (branches, loops) go this deep and no deeper.
 const DEEPEST: usize = 32;
 
+/// What the walk saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    graphs: usize,
+    /// Whether matrices are multiplied as integers; else int8 weights are only stored so, and computed with as floats.
+    pub(crate) integer_arithmetic: bool,
+}
+
 /// # Errors
 /// `invalid_value` naming the file where it is cut short or isn't ONNX.
-pub(crate) fn check(file: &Path) -> Result<()> {
+pub(crate) fn check(file: &Path) -> Result<Contents> {
     let broken = |error: io::Error| unreadable(file, &error);
     let open = File::open(file).map_err(broken)?;
     let size = open.metadata().map_err(broken)?.len();
     let mut walk = Walk {
         reader: BufReader::new(open),
         position: 0,
-        graphs: 0,
+        contents: Contents::default(),
     };
     match walk.message(Message::Model, size, 0) {
-        Ok(()) if walk.graphs == 0 => Err(invalid(file, "this is no ONNX file: it holds no graph")),
-        Ok(()) => Ok(()),
+        Ok(()) if walk.contents.graphs == 0 => {
+            Err(invalid(file, "this is no ONNX file: it holds no graph"))
+        }
+        Ok(()) => Ok(walk.contents),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(invalid(
             file,
             format_args!("this is no whole ONNX file: {error}"),
@@ -61,6 +71,8 @@ enum Content {
     Message(Message),
     /// Variable-length numbers, one after the other.
     Numbers,
+    /// An operator's name.
+    Operator,
     Bytes,
 }
 
@@ -70,6 +82,7 @@ fn content(message: Message, field: u64) -> Content {
     match (message, field) {
         (M::Model, 7) | (M::Attribute, 6 | 11) => Content::Message(M::Graph),
         (M::Graph, 1) => Content::Message(M::Node),
+        (M::Node, 4) => Content::Operator,
         (M::Node, 5) => Content::Message(M::Attribute),
         (M::Graph, 5) | (M::Attribute, 5 | 10) => Content::Message(M::Tensor),
         (M::Graph, 11..=13) => Content::Message(M::Value),
@@ -85,7 +98,7 @@ fn content(message: Message, field: u64) -> Content {
 struct Walk<R> {
     reader: R,
     position: u64,
-    graphs: usize,
+    contents: Contents,
 }
 
 impl<R: BufRead + Seek> Walk<R> {
@@ -94,7 +107,7 @@ impl<R: BufRead + Seek> Walk<R> {
             return Err(damaged("it is nested too deeply"));
         }
         if matches!(message, Message::Graph) {
-            self.graphs += 1;
+            self.contents.graphs += 1;
         }
         while self.position < end {
             let tag = self.number()?;
@@ -116,6 +129,7 @@ impl<R: BufRead + Seek> Walk<R> {
         match content {
             Content::Message(message) => self.message(message, own_end, depth + 1),
             Content::Bytes => self.skip(length, own_end),
+            Content::Operator => self.operator(length, own_end),
             Content::Numbers => {
                 while self.position < own_end {
                     self.number()?;
@@ -123,6 +137,18 @@ impl<R: BufRead + Seek> Walk<R> {
                 self.stay_within(own_end)
             }
         }
+    }
+
+    fn operator(&mut self, length: u64, end: u64) -> io::Result<()> {
+        const INTEGER: &[u8] = b"MatMulInteger";
+        if length != INTEGER.len() as u64 {
+            return self.skip(length, end);
+        }
+        let mut name = [0; INTEGER.len()];
+        self.reader.read_exact(&mut name)?;
+        self.position += length;
+        self.contents.integer_arithmetic |= name == INTEGER;
+        Ok(())
     }
 
     /// A number of seven bits a byte, the lowest first, at most ten bytes long.
@@ -166,21 +192,37 @@ mod tests {
 
     use super::*;
 
-    fn walk(bytes: &[u8]) -> io::Result<usize> {
+    fn walk(bytes: &[u8]) -> io::Result<Contents> {
         let mut walk = Walk {
             reader: Cursor::new(bytes),
             position: 0,
-            graphs: 0,
+            contents: Contents::default(),
         };
         walk.message(Message::Model, bytes.len() as u64, 0)?;
-        Ok(walk.graphs)
+        Ok(walk.contents)
     }
 
     #[test]
     fn walks_what_is_whole() {
-        assert_eq!(walk(&[]).unwrap(), 0);
+        assert_eq!(walk(&[]).unwrap().graphs, 0);
         // ir_version 8, a graph with one tensor of the dimensions 2 and 300.
-        assert_eq!(walk(&[8, 8, 58, 7, 42, 5, 10, 3, 2, 0xac, 2]).unwrap(), 1);
+        assert_eq!(
+            walk(&[8, 8, 58, 7, 42, 5, 10, 3, 2, 0xac, 2])
+                .unwrap()
+                .graphs,
+            1
+        );
+    }
+
+    #[test]
+    fn sees_integer_arithmetic() {
+        let graph = |operator: &[u8]| {
+            let length = u8::try_from(operator.len()).unwrap();
+            [&[58, length + 4, 10, length + 2, 34, length], operator].concat()
+        };
+        assert!(walk(&graph(b"MatMulInteger")).unwrap().integer_arithmetic);
+        assert!(!walk(&graph(b"MatMul")).unwrap().integer_arithmetic);
+        assert!(!walk(&graph(b"DepthToSpacex")).unwrap().integer_arithmetic);
     }
 
     #[test]

@@ -304,11 +304,11 @@ fn the_estimate_holds_the_weights_of_the_chosen_file() {
         "{full:?}"
     );
     assert!(
-        (22_000_000..24_000_000).contains(&int8.weights_bytes),
+        int8.weights_bytes > 22_000_000 && int8.weights_bytes != full.weights_bytes,
         "{int8:?}"
     );
     assert!(
-        full.compute_bytes > 10_000_000 && full.compute_bytes < 100_000_000,
+        (10_000_000..100_000_000).contains(&full.compute_bytes),
         "{full:?}"
     );
 }
