@@ -13,7 +13,7 @@ const PENALTY_TOKENS: i32 = 4096;
 const RANDOM_SEED: u32 = u32::MAX;
 
 /// What the request leaves open keeps llama.cpp's defaults: temperature 0.8, top k 40, top p 0.95, min p 0.05, no penalties,
-/// a random seed. The repetition penalty counts the prompt too, the frequency and presence penalties only do together with it.
+/// a random seed. Frequency and presence count what was generated; with a repetition penalty all three count the prompt too.
 ///
 /// # Errors
 /// `invalid_value` for a parameter out of range.

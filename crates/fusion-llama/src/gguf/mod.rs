@@ -103,24 +103,26 @@ fn part_paths(path: &Path, count: u64) -> Result<Vec<PathBuf>> {
 }
 
 fn read_head(path: &Path) -> Result<Head> {
-    let outcome = File::open(path)
+    let mut reader = File::open(path)
         .and_then(Reader::new)
-        .and_then(|mut reader| {
-            if reader.bytes::<4>().is_ok_and(|magic| magic == *b"GGUF") {
-                read_after_magic(&mut reader)
-            } else {
-                Err(broken(
-                    "something else: it does not begin with GGUF".to_owned(),
-                ))
-            }
-        });
-    outcome.map_err(|error| match error.kind() {
+        .map_err(|error| unreadable(path, &error))?;
+    match reader.bytes::<4>() {
+        Ok(magic) if magic == *b"GGUF" => {
+            read_after_magic(&mut reader).map_err(|error| unreadable(path, &error))
+        }
+        Ok(_) => Err(invalid(path, "is not a GGUF file")),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    match error.kind() {
         io::ErrorKind::InvalidData => {
             invalid(path, &format!("is not a usable GGUF file: it has {error}"))
         }
         io::ErrorKind::UnexpectedEof => invalid(path, "is cut short"),
         _ => invalid(path, &format!("can't be read: {error}")),
-    })
+    }
 }
 
 fn read_after_magic(reader: &mut Reader) -> io::Result<Head> {
