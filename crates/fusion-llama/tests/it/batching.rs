@@ -113,7 +113,7 @@ async fn a_long_prompt_does_not_hold_up_a_stream() {
         .unwrap();
     piece(&mut stream).await;
 
-    let long = "The quick brown fox jumps over the lazy dog. ".repeat(150);
+    let long = "The quick brown fox jumps over the lazy dog. ".repeat(105);
     let mut prompt = engine.chat(ask(&long, 1)).await.unwrap();
     let mut between = 0;
     let mut first = prompt.next();
@@ -126,7 +126,7 @@ async fn a_long_prompt_does_not_hold_up_a_stream() {
     }
     // No step holds more than 512 tokens, and each of them carried the stream along.
     let read = usage(prompt).await;
-    assert!(read > 1400, "{read} tokens");
+    assert!(read > 1024, "{read} tokens");
     assert!(
         between >= 2,
         "{between} tokens of the stream while the prompt was read"
