@@ -321,16 +321,21 @@ impl Setup {
     }
 }
 
-/// A job that is cancelled at once: two changes, `job.queued` and `job.cancelled`.
-pub(crate) async fn cancelled_job(setup: &Setup, callback_url: Option<&str>) -> JobId {
+/// A job that nobody runs: one change, `job.queued`.
+pub(crate) async fn submitted_job(setup: &Setup, callback_url: Option<&str>) -> JobId {
     let mut request = SubmitRequest::new(Operation::Chat, json!({}));
     request.callback_url = callback_url.map(str::to_owned);
-    let id = setup
+    setup
         .jobs
         .submit(&call(), request, None)
         .await
         .unwrap()
-        .job_id;
+        .job_id
+}
+
+/// A job that is cancelled at once: two changes, `job.queued` and `job.cancelled`.
+pub(crate) async fn cancelled_job(setup: &Setup, callback_url: Option<&str>) -> JobId {
+    let id = submitted_job(setup, callback_url).await;
     setup.jobs.cancel(&call(), &id).await.unwrap();
     id
 }
