@@ -109,8 +109,8 @@ async fn commits_and_claims_a_second() {
     })
     .await
     .unwrap();
-    storage.jobs.release_all_leases().await.unwrap();
     println!("opened again: {:?}", began.elapsed());
+    storage.close().await.unwrap();
 }
 
 #[tokio::test]

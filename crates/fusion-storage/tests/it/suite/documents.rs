@@ -240,6 +240,8 @@ pub(crate) async fn the_log_tells_what_changed(store: &dyn DocumentStore) {
         .await
         .unwrap();
     assert_eq!(log(store, &key, third.seq).await, ["-bb", "-ccc"]);
+    store.commit(version(&key, "d", &["bb"])).await.unwrap();
+    assert_eq!(log(store, &key, third.seq).await, ["+bb", "-bb", "-ccc"]);
 }
 
 pub(crate) async fn the_log_can_be_read_in_steps(store: &dyn DocumentStore) {

@@ -5,10 +5,7 @@ use std::time::Duration;
 use fusion_types::{
     ErrorCode, Tenant, Timestamp,
     id::JobId,
-    job::{
-        Held, Idempotency,
-        JobEvent, JobStatus, JobWrite, NewJob, Outcome, Seq,
-    },
+    job::{Held, Idempotency, JobEvent, JobStatus, JobWrite, NewJob, Outcome, Seq},
     store::JobStore,
 };
 use serde_json::json;
@@ -139,6 +136,7 @@ pub(crate) async fn a_failed_job_can_be_retried(store: &dyn JobStore) {
     let queued = store.retry(&tenant, &job.job_id).await.unwrap_err();
     assert_eq!(queued.code, ErrorCode::InvalidValue);
     let claimed = claim_one(store).await;
+    store.cancel(&tenant, &job.job_id).await.unwrap();
     finish(
         store,
         &claimed,
@@ -153,6 +151,15 @@ pub(crate) async fn a_failed_job_can_be_retried(store: &dyn JobStore) {
     let again = claim_one(store).await;
     assert_eq!((again.job.attempt, &again.input), (1, &claimed.input));
     assert!(again.fence > claimed.fence);
+    let held = store
+        .renew(&owner(), HOUR, &[(job.job_id.clone(), again.fence)])
+        .await
+        .unwrap();
+    assert_eq!(
+        held,
+        [Held::Kept],
+        "the wish to cancel was about the run before"
+    );
     finish(store, &again, Outcome::Completed(json!(1))).await;
     assert_eq!(
         store.retry(&tenant, &job.job_id).await.unwrap_err().code,

@@ -6,8 +6,8 @@ use fusion_types::{
     ErrorCode, Tenant, Timestamp,
     id::JobId,
     job::{
-        Fence, Job, JobCounts,
-        JobEvent, JobQuery, JobSort, JobStatus, JobWrite, NewJob, Operation, Outcome, Seq,
+        Fence, Job, JobCounts, JobEvent, JobQuery, JobSort, JobStatus, JobWrite, NewJob, Operation,
+        Outcome, Seq,
     },
     page::Window,
     store::JobStore,
