@@ -216,3 +216,115 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use fusion_types::{Timestamp, model::Priority};
+    use serde_json::Map;
+
+    use super::*;
+
+    fn card(id: &str, status: ModelStatus, load: f32, file_bytes: u64) -> ModelCard {
+        ModelCard {
+            id: ModelId::new(id),
+            model_type: ModelType::Lm,
+            status,
+            family: None,
+            description: None,
+            tags: Vec::new(),
+            capabilities: vec![Capability::Chat],
+            context_length: Some(2048),
+            dimension: None,
+            fingerprint: None,
+            footprint_bytes: None,
+            file_bytes,
+            load,
+            slots: 4,
+            pinned: false,
+            priority: Priority::Normal,
+            aliases: Vec::new(),
+            created_at: Timestamp::from_millis(0),
+            metadata: Map::new(),
+        }
+    }
+
+    fn route(cards: &[ModelCard], reference: &str) -> Result<String> {
+        let models = Models {
+            cards,
+            loaded: &[],
+            budget_bytes: 100,
+        };
+        let needs = Needs {
+            capability: Some(Capability::Chat),
+            min_context: None,
+        };
+        Ok(choose(&models, &reference.parse()?, &needs)?
+            .model
+            .to_string())
+    }
+
+    #[test]
+    fn auto_takes_the_least_busy_loaded_model_before_any_other() {
+        let cards = [
+            card("big", ModelStatus::Unloaded, 0.0, 90),
+            card("busy", ModelStatus::Loaded, 0.5, 80),
+            card("idle", ModelStatus::Loaded, 0.0, 10),
+        ];
+        assert_eq!(route(&cards, "auto").unwrap(), "idle");
+    }
+
+    #[test]
+    fn auto_loads_the_largest_that_fits_and_has_not_failed() {
+        let cards = [
+            card("too-big", ModelStatus::Unloaded, 0.0, 101),
+            card("failed", ModelStatus::Failed, 0.0, 90),
+            card("small", ModelStatus::Unloaded, 0.0, 10),
+            card("fits", ModelStatus::Unloaded, 0.0, 80),
+        ];
+        assert_eq!(route(&cards, "auto").unwrap(), "fits");
+        assert_eq!(route(&cards, "local-text-model").unwrap(), "fits");
+        assert_eq!(
+            route(&cards, "auto:vision").unwrap_err().code,
+            ErrorCode::ModelNotFound
+        );
+    }
+
+    #[test]
+    fn a_context_too_short_is_said() {
+        let cards = [card("m", ModelStatus::Loaded, 0.0, 1)];
+        let models = Models {
+            cards: &cards,
+            loaded: &[],
+            budget_bytes: 100,
+        };
+        let needs = Needs {
+            capability: None,
+            min_context: Some(4096),
+        };
+        let error = choose(&models, &ModelRef::Named("m".to_owned()), &needs).unwrap_err();
+        assert_eq!(error.code, ErrorCode::UnsupportedOperation);
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("qwen", "qwen2.5-coder"), 1);
+    }
+
+    #[test]
+    fn only_near_names_are_offered() {
+        let error = not_found(
+            "smollm",
+            ["SmolLM2-135M", "all-MiniLM-L6-v2", "qwen"].into_iter(),
+        );
+        assert_eq!(
+            error.message,
+            "there is no model \"smollm\"; the nearest: SmolLM2-135M"
+        );
+        assert_eq!(
+            not_found("x", ["abcdef"].into_iter()).message,
+            "there is no model \"x\""
+        );
+    }
+}

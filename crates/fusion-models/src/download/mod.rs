@@ -1,8 +1,16 @@
-//! Models from a hub into the models folder.
+//! Models from a hub into the models folder, as `OWNER/NAME/FILES` below it.
+
+mod files;
+mod hub;
+mod source;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 
-use fusion_types::{Error, Result};
+use fusion_types::Result;
+
+pub use self::hub::Hub;
+use self::{hub::Session, source::Source};
 
 /// How far a pull is, told after each piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,29 +36,38 @@ pub struct Pulled {
     pub verified: Vec<(PathBuf, String)>,
 }
 
-/// Where models come from.
-#[derive(Clone, Debug)]
-pub struct Hub {
-    /// Such as `https://huggingface.co`.
-    pub endpoint: String,
-    pub token: Option<String>,
-}
-
-impl Hub {
-    pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-}
-
 /// Brings `[hf:]owner/name[:file-or-quant]` into `models_dir`. What an earlier attempt left is continued.
 ///
 /// # Errors
 /// `invalid_value` for a source that isn't one, `model_not_found` where the hub hasn't got it, `engine_unavailable` where the
 /// hub can't be reached, `internal_error` for a hash that is wrong or a disk that can't be written.
-#[expect(clippy::unused_async, reason = "signatures first")]
 pub async fn pull(
-    _source: &str,
-    _models_dir: &Path,
-    _hub: &Hub,
-    _progress: &(dyn Fn(Progress) + Send + Sync),
+    source: &str,
+    models_dir: &Path,
+    hub: &Hub,
+    progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Pulled> {
-    Err(Error::not_implemented("pulling models"))
+    let source: Source = source.parse()?;
+    let session = Session::open(hub)?;
+    let listed = session.list(&source).await?;
+    let wanted = files::choose(&listed, source.part.as_deref())?;
+    let folder = models_dir.join(&source.owner).join(&source.name);
+    let mut pulled = Pulled {
+        model_id: source.name.clone(),
+        path: folder.clone(),
+        bytes: 0,
+        verified: Vec::new(),
+    };
+    for file in &wanted {
+        let target = folder.join(&file.path);
+        pulled.bytes += transfer::bring(&session, &source, file, &target, progress).await?;
+        pulled
+            .verified
+            .extend(file.sha256.clone().map(|hash| (target, hash)));
+    }
+    if let Some(model) = files::model_file(&wanted) {
+        pulled.path = folder.join(&model.path);
+        pulled.model_id = files::model_name(&model.path);
+    }
+    Ok(pulled)
 }

@@ -28,6 +28,7 @@ struct Reader {
     response: Response,
     parser: Parser,
     ready: VecDeque<Result<ChatEvent>>,
+    began: bool,
     finished: bool,
     ended: bool,
 }
@@ -46,6 +47,7 @@ pub(super) fn events(client: Client, response: Response) -> ChatEvents {
         response,
         parser: Parser::default(),
         ready: VecDeque::new(),
+        began: false,
         finished: false,
         ended: false,
     };
@@ -71,7 +73,11 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<()> {
-        let Some(piece) = self.client.next_piece(&mut self.response).await? else {
+        let Some(piece) = self
+            .client
+            .next_piece(&mut self.response, self.began)
+            .await?
+        else {
             self.ended = true;
             if self.finished {
                 return Ok(());
@@ -83,6 +89,7 @@ impl Reader {
             .parser
             .push(&piece)
             .map_err(|_| unreadable("an event is too long"))?;
+        self.began |= !events.is_empty();
         for data in events {
             self.take(&data).await?;
         }

@@ -29,6 +29,9 @@ const END_KNOWN: Duration = Duration::from_secs(2);
 /// A slot is given back here a moment before the child notices; it then says that it is full.
 const FULL_RETRIES: u32 = 8;
 
+/// How many times the hang timeout a prompt may take to read.
+const PROMPT_PATIENCE: u32 = 5;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -185,13 +188,24 @@ impl Client {
         ready.is_ok_and(|response| response.status().is_success())
     }
 
-    /// The next piece of a streamed body; silence is taken for a hang.
-    pub(super) async fn next_piece(&self, response: &mut Response) -> Result<Option<Bytes>> {
-        match timeout(self.hang_timeout, response.chunk()).await {
-            Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(error)) => Err(self.lost(&error).await),
-            Err(_) => Err(self.end_silent().await),
+    /// The next piece of a streamed body; silence is taken for a hang. Before the first event the prompt is read, which may
+    /// take long: then an engine that still answers has more patience.
+    pub(super) async fn next_piece(
+        &self,
+        response: &mut Response,
+        began: bool,
+    ) -> Result<Option<Bytes>> {
+        let rounds = if began { 1 } else { PROMPT_PATIENCE };
+        let mut piece = std::pin::pin!(response.chunk());
+        for round in 1..=rounds {
+            match timeout(self.hang_timeout, &mut piece).await {
+                Ok(Ok(piece)) => return Ok(piece),
+                Ok(Err(error)) => return Err(self.lost(&error).await),
+                Err(_) if round < rounds && self.is_alive().await => {}
+                Err(_) => break,
+            }
         }
+        Err(self.end_silent().await)
     }
 
     async fn end_silent(&self) -> Error {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::EvictionPolicy;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Happening {
     Ask {
         model: usize,

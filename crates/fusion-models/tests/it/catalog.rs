@@ -59,7 +59,7 @@ async fn a_configured_model_is_preloaded_with_its_options() {
     let mut config = folder.config();
     config.definitions = vec![ModelDefinition {
         engine: Some("fake-engine".to_owned()),
-        options: options(json!({ "tokens": 1 })),
+        options: options(&json!({ "tokens": 1 })),
         context_length: Some(128),
         preload: true,
         ..ModelDefinition::new("named", "m.gguf")
@@ -157,7 +157,7 @@ async fn what_cannot_be_loaded_is_refused_by_name() {
             "reserved",
         ),
         (
-            with("m", |r| r.options = options(json!({ "a": [1] }))),
+            with("m", |r| r.options = options(&json!({ "a": [1] }))),
             ErrorCode::InvalidValue,
             "an option is",
         ),

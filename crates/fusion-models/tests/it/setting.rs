@@ -71,7 +71,7 @@ impl Folder {
 }
 
 /// Where cargo puts the workspace's executables: above the folder of this test's own.
-fn engine_dir() -> PathBuf {
+pub(crate) fn engine_dir() -> PathBuf {
     let own = env::current_exe().unwrap();
     let above = own.ancestors().skip(1).take(2);
     let found = above
@@ -165,7 +165,7 @@ pub(crate) fn chat(model: &str) -> ChatRequest {
     }
 }
 
-pub(crate) fn options(options: Value) -> Map<String, Value> {
+pub(crate) fn options(options: &Value) -> Map<String, Value> {
     options.as_object().cloned().unwrap()
 }
 
