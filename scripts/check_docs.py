@@ -37,7 +37,7 @@ def unmapped_files():
     mapped = {(crate, name) for crate, cells in rows for name in names(cells)}
     there = {source_name(path) for path in tracked_sources()} - {None}
     for crate, name in sorted(there - mapped):
-        yield f"crates/{crate}/src/{name}.rs is not on the map"
+        yield f"the map lacks {name} of crates/{crate}"
     for crate, name in sorted(mapped - there):
         yield f"the map has {name} in crates/{crate}, which is not there"
 
