@@ -43,11 +43,13 @@ pub(super) fn fit(sources: &[(&str, Vec<Range<u32>>)], budget: usize) -> Vec<usi
     shown
 }
 
-/// The messages for a question over `sources`, numbered from 1. No source can close its fence.
+/// The messages for a question over `sources`, numbered from 1, best first. No source can close its fence.
+///
+/// The best source stands last: a small model minds most what is close to the question.
 pub(super) fn messages(question: &str, sources: &[&str]) -> Vec<Message> {
     let fence = fence(sources);
     let mut text = String::new();
-    for (index, source) in sources.iter().enumerate() {
+    for (index, source) in sources.iter().enumerate().rev() {
         text.push_str(&format!(
             "Source [{}]:\n{fence}\n{source}\n{fence}\n\n",
             index + 1
@@ -99,6 +101,20 @@ mod tests {
             text[closing..].trim_end().rsplit("\n\n").next().unwrap(),
             "Question: Why?"
         );
+    }
+
+    #[test]
+    fn the_best_source_is_closest_to_the_question() {
+        let text = messages("Why?", &["best", "second"]).remove(1).content;
+        let places = [
+            "Source [2]:",
+            "second",
+            "Source [1]:",
+            "best",
+            "Question: Why?",
+        ]
+        .map(|part| text.find(part).unwrap());
+        assert!(places.is_sorted(), "{text}");
     }
 
     #[test]
