@@ -299,6 +299,7 @@ fn webhook_config(config: &Config) -> Result<webhook::Config> {
             )
         })?,
     };
+    webhook::check_secret(&default_secret).map_err(|error| error.with_param("webhooks.secret"))?;
     Ok(webhook::Config {
         timeout: config.webhooks.timeout,
         retry_count: config.webhooks.retry_count,

@@ -67,24 +67,8 @@ pub trait JobStore: Send + Sync {
     /// Returns when there are changes after `after`, or the time is up.
     async fn wait_for_changes(&self, after: Seq, at_most: Duration);
 
-    /// The last change of the log so far, swept ones included: where to wait from. What stands here searches for it, by
-    /// whether there is anything after a position, and can't know of swept ones; a store answers from what it knows.
-    async fn head(&self) -> Result<Seq> {
-        let mut beyond = 1;
-        while !self.changes(Seq(beyond), 1).await?.is_empty() {
-            beyond *= 2;
-        }
-        let mut before = 0;
-        while before < beyond {
-            let middle = before + (beyond - before) / 2;
-            if self.changes(Seq(middle), 1).await?.is_empty() {
-                beyond = middle;
-            } else {
-                before = middle + 1;
-            }
-        }
-        Ok(Seq(before))
-    }
+    /// The last change of the log so far, swept ones included: where to wait from.
+    async fn head(&self) -> Result<Seq>;
 
     /// Ends every lease: no other server can hold one, since this one has the data folder's lock. Called at start.
     async fn release_all_leases(&self) -> Result<u64>;

@@ -406,6 +406,10 @@ impl JobStore for MemoryJobs {
         let _ = tokio::time::timeout(at_most, newest.wait_for(|newest| *newest > after.0)).await;
     }
 
+    async fn head(&self) -> Result<Seq> {
+        Ok(Seq(*self.newest.borrow()))
+    }
+
     async fn release_all_leases(&self) -> Result<u64> {
         Ok(0)
     }

@@ -134,6 +134,10 @@ impl JobStore for Jobs {
         let _ = timeout(at_most, newest.wait_for(|newest| *newest > after.0)).await;
     }
 
+    async fn head(&self) -> Result<Seq> {
+        Ok(Seq(*self.store.newest_change().borrow()))
+    }
+
     async fn release_all_leases(&self) -> Result<u64> {
         self.store.write(claim::release_all_leases).await
     }
