@@ -114,10 +114,16 @@ def generate(port, index, counts):
 
 
 def section(rounds, version):
-    lines = ["## Decoding, tokens per CPU-second", ""]
-    lines += [f"{MODEL}, one thread, streamed chats of up to {TOKENS} tokens over HTTP, prompt processing included. CPU-seconds of the server"]
-    lines += [f"and its engine together. Median of {len(rounds)} calm rounds of {ROUNDS}, 95 % bootstrap interval of the per-round ratio.", ""]
-    lines += ["| streams | fusiond | llama-server | ratio |", "|---|---|---|---|"]
+    lines = [
+        "## Decoding, tokens per CPU-second",
+        "",
+        f"{MODEL}, one thread, streamed chats of up to {TOKENS} tokens over HTTP, prompt processing included.",
+        "CPU-seconds of the server and its engine together; the client's are not counted.",
+        f"Median of {len(rounds)} calm rounds of {ROUNDS}, 95 % bootstrap interval of the per-round ratio.",
+        "",
+        "| streams | fusiond | llama-server | ratio |",
+        "|---|---|---|---|",
+    ]
     for streams in STREAMS:
         ours = statistics.median(row["fusiond", streams] for row in rounds)
         peer, ratio = "skipped: not on PATH (`LLAMA_SERVER` names one)", "–"

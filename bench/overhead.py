@@ -43,9 +43,7 @@ class Engine:
 
     def __enter__(self):
         # It ends when its standard input does.
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if b'"ready"' not in self.process.stdout.readline():
             raise Failed("the fake engine did not start")
         return self
@@ -73,7 +71,9 @@ def section(rounds):
         return statistics.median(percentile(row[side], share) for row in rounds) * 1e6
 
     def added(share):
-        return median_with_interval([(percentile(row["through"], share) - percentile(row["direct"], share)) * 1e6 for row in rounds])
+        return median_with_interval(
+            [(percentile(row["through"], share) - percentile(row["direct"], share)) * 1e6 for row in rounds]
+        )
 
     ratio = median_with_interval([percentile(row["through"], 0.5) / percentile(row["direct"], 0.5) for row in rounds])
     rps = median_with_interval([row["through_rps"] / row["direct_rps"] for row in rounds])

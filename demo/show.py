@@ -36,13 +36,14 @@ def excerpt(text, length=160):
     return textwrap.shorten(text, length, placeholder=" …")
 
 
-def table(rows, indent="    "):
-    """Columns as wide as needed; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row, values in zip(cells, rows):
-        line = (cell.rjust(width) if isinstance(value, (int, float)) else cell.ljust(width) for cell, width, value in zip(row, widths, values))
-        print((indent + "  ".join(line)).rstrip())
+def table(head, rows, indent="    "):
+    """Columns as wide as needed; those of numbers to the right."""
+    columns = list(zip(head, *rows))
+    widths = [max(len(str(cell)) for cell in column) for column in columns]
+    right = [all(isinstance(cell, (int, float)) for cell in column[1:]) for column in columns]
+    for row in (head, *rows):
+        cells = zip((str(cell) for cell in row), widths, right)
+        print((indent + "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in cells)).rstrip())
 
 
 def streamed(pieces):

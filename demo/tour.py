@@ -70,7 +70,9 @@ def load_two_models(server):
         body = {"model_id": model_id, "model_type": model_type, "model_path": str(server.models_dir / path), **options}
         show.asked("POST /v1/models/load", f"{path}: {what}")
         loaded = server.call("POST", "/v1/models/load", body)
-        show.answered(f"{loaded['model_id']} is {loaded['status']} after {loaded['load_time_ms']} ms, {memory(loaded, 'vram_usage')}")
+        show.answered(
+            f"{loaded['model_id']} is {loaded['status']} after {loaded['load_time_ms']} ms, {memory(loaded, 'vram_usage')}"
+        )
         expect(loaded["status"] == "loaded", f"{model_id} is {loaded['status']}")
         expect(loaded["vram_usage_bytes"] > 0, f"{model_id} holds no memory")
 
@@ -148,7 +150,9 @@ def list_sources(server, sources):
 
 def check_citations(server, answer):
     for citation in answer["citations"]:
-        show.answered(f"from [{citation['source']}], characters {citation['char_start']}–{citation['char_end']}: “{citation['quote']}”")
+        show.answered(
+            f"from [{citation['source']}], characters {citation['char_start']}–{citation['char_end']}: “{citation['quote']}”"
+        )
         text = stored_text(server, answer["sources"][citation["source"] - 1]["document_id"])
         expect(text[citation["char_start"] : citation["char_end"]] == citation["quote"], "a citation is not where it says")
     if answer["citations"]:
@@ -175,7 +179,9 @@ def run_a_workflow(server):
     print()
     head = ("step", "model", "status", "ms", "attempts")
     trace = run["execution_trace"]
-    show.table([head, *((row["step"], row.get("model") or "–", row["status"], row["duration_ms"], row["attempts"]) for row in trace)])
+    show.table(
+        head, [(row["step"], row.get("model") or "–", row["status"], row["duration_ms"], row["attempts"]) for row in trace]
+    )
     show.answered(f"(run {run['run_id']}, {run['total_latency_ms']} ms in all)")
     expect(len(trace) >= 3, f"the trace has {len(trace)} steps")
     files = [source["metadata"]["file"] for source in run["result"]["sources"]]
@@ -187,7 +193,7 @@ def run_a_workflow(server):
 def submit_a_job(server, receiver):
     show.title("7. A job that calls back")
     messages = [{"role": "user", "content": "Name three colours."}]
-    body = {"operation": "chat", "model_id": CHAT, "input": {"messages": messages, "max_tokens": 40, "temperature": 0}}
+    body = {"operation": "chat", "model_id": CHAT, "input": {"messages": messages, "max_tokens": 60, "temperature": 0}}
     body["callback_url"] = receiver.url
     show.asked("POST /api/mcp/jobs", f"a chat ({messages[0]['content']}), callback to {receiver.url}")
     job = server.call("POST", "/api/mcp/jobs", body)
@@ -211,7 +217,9 @@ def wait_for(receiver, job_id, event):
         except queue.Empty:
             raise Failed(f"no {event} webhook arrived within {WEBHOOK_SECONDS} s") from None
         expect(problem is None, f"a webhook arrived with a wrong signature: {problem}")
-        expect(hook["event"] not in ("job.failed", "job.cancelled"), f"the job ended as {hook['event']}: {hook['job'].get('error')}")
+        expect(
+            hook["event"] not in ("job.failed", "job.cancelled"), f"the job ended as {hook['event']}: {hook['job'].get('error')}"
+        )
         if (hook["event"], hook["job"]["job_id"]) == (event, job_id):
             return hook, {name.lower(): value for name, value in headers.items()}
 
@@ -224,7 +232,7 @@ def unload_a_model(server):
     rows = {row["id"]: row for row in server.call("GET", "/v1/models")["data"]}
     print()
     head = ("model", "status", "memory")
-    show.table([head, *((name, rows[name]["status"], f"{rows[name]['vram_usage_gb'] or 0:.2f} GB") for name in (CHAT, EMBEDDER))])
+    show.table(head, [(name, rows[name]["status"], show.megabytes(rows[name]["vram_usage_bytes"])) for name in (CHAT, EMBEDDER)])
     expect(freed["vram_freed_bytes"] > 0, "no memory was freed")
     expect(rows[CHAT]["status"] == "unloaded", f"{CHAT} is still {rows[CHAT]['status']}")
     expect(rows[EMBEDDER]["status"] == "loaded", f"{EMBEDDER} is {rows[EMBEDDER]['status']}")

@@ -70,7 +70,9 @@ def stream(client):
 
 def stream_with_usage(client):
     options = {"include_usage": True}
-    chunks = list(client.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=8, stream=True, stream_options=options))
+    chunks = list(
+        client.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=8, stream=True, stream_options=options)
+    )
     expect(chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0, "the last chunk is not the usage")
 
 
@@ -87,7 +89,9 @@ def embeddings(client):
 
 
 def errors(client):
-    raises(openai.NotFoundError, "model_not_found", lambda: client.chat.completions.create(model="no-such-model", messages=QUESTION))
+    raises(
+        openai.NotFoundError, "model_not_found", lambda: client.chat.completions.create(model="no-such-model", messages=QUESTION)
+    )
     raises(openai.NotFoundError, "model_not_found", lambda: client.models.retrieve("no-such-model"))
     raises(openai.BadRequestError, None, lambda: client.chat.completions.create(model=CHAT, messages=[]))
     raises(openai.BadRequestError, None, lambda: client.chat.completions.create(model=CHAT, messages=QUESTION, temperature="hot"))
