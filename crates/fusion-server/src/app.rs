@@ -71,7 +71,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
     let outgoing: Arc<dyn Outgoing> = Arc::new(guarded(&config)?);
     let rag = start_rag(&inference, &planner, &storage);
-    let workflows = Workflows::new(inference.clone(), planner.clone(), rag.clone());
+    let workflows = Workflows::new(planner.clone(), rag.clone());
     let operations = LocalOperations::new(inference.clone(), planner.clone())
         .with_workflows(workflows.clone())
         .with_rag(rag.clone());

@@ -15,7 +15,7 @@ use std::{
 use fusion_types::{
     Call, Error, ErrorCode, Result, Timestamp,
     id::RunId,
-    inference::{Inference, ModelPlanner},
+    inference::ModelPlanner,
     model::Capability,
 };
 use serde_json::Value;
@@ -53,8 +53,7 @@ pub struct Workflows {
 }
 
 impl Workflows {
-    /// The workflows here call their models through `rag`; `inference` is for those that will call models themselves.
-    pub fn new(_inference: Arc<dyn Inference>, planner: Arc<dyn ModelPlanner>, rag: Rag) -> Self {
+    pub fn new(planner: Arc<dyn ModelPlanner>, rag: Rag) -> Self {
         Self { planner, rag }
     }
 

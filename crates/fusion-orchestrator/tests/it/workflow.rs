@@ -13,11 +13,7 @@ fn request(body: Value) -> OrchestrateRequest {
 }
 
 fn workflows(bench: &Bench) -> Workflows {
-    Workflows::new(
-        bench.models.clone(),
-        bench.models.clone(),
-        bench.rag.clone(),
-    )
+    Workflows::new(bench.models.clone(), bench.rag.clone())
 }
 
 async fn run(bench: &Bench, body: Value) -> RunResult {
