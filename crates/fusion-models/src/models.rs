@@ -208,13 +208,6 @@ impl Models {
             .await
     }
 
-    /// # Errors
-    /// `model_not_found`, else `not_implemented`, always for now.
-    pub fn warmup(&self, name: &str) -> Result<()> {
-        self.card(name)?;
-        Err(Error::not_implemented("warming a model up"))
-    }
-
     pub(crate) fn view(&self) -> Arc<View> {
         self.0.view.borrow().clone()
     }

@@ -1,24 +1,27 @@
 //! The folder of this run's sockets.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, File},
+    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
 
 /// Socket addresses hold 104 bytes on macOS and 108 on Linux.
 const LONGEST_PATH: usize = 100;
-const PREFIX: &str = "fusiond-";
+const PREFIX: &str = "fusiond-run-";
+/// Locked by the server that the folder belongs to, as long as it lives.
+const LOCK: &str = "sockets.lock";
 
 /// Removed with everything in it when dropped.
 #[derive(Debug)]
 pub(crate) struct RuntimeDir {
     folder: TempDir,
+    _lock: File,
     next: AtomicU64,
 }
 
@@ -56,14 +59,16 @@ impl RuntimeDir {
     }
 
     fn create_in(parent: &Path) -> io::Result<Self> {
-        let prefix = format!("{PREFIX}{}-", process::id());
         let owner_only = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new()
-            .prefix(&prefix)
+            .prefix(PREFIX)
             .permissions(owner_only)
             .tempdir_in(parent)?;
+        let lock = File::create(folder.path().join(LOCK))?;
+        lock.lock()?;
         Ok(Self {
             folder,
+            _lock: lock,
             next: AtomicU64::new(0),
         })
     }
@@ -78,26 +83,24 @@ impl RuntimeDir {
     }
 }
 
-/// Removes folders whose name carries the id of a process that is no more. One that can't be removed isn't ours.
+/// Removes folders whose server is gone: the system gave its lock back, however it ended. A folder whose lock can't be
+/// taken, or that has none, isn't touched.
 fn remove_stale(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(owner) else {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else {
             continue;
         };
-        if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
-            let removed = fs::remove_dir_all(entry.path());
-            tracing::debug!(folder = %entry.path().display(), removed = removed.is_ok(), "runtime folder of a dead server");
+        if lock.try_lock().is_ok() {
+            let removed = fs::remove_dir_all(entry.path()).is_ok();
+            tracing::debug!(folder = %entry.path().display(), removed, "runtime folder of a dead server");
         }
     }
-}
-
-fn owner(name: &str) -> Option<Pid> {
-    let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    Pid::from_raw(pid.parse().ok().filter(|pid| *pid > 0)?)
 }
 
 #[cfg(test)]
@@ -107,12 +110,14 @@ mod tests {
     #[test]
     fn is_private_and_goes_with_its_owner_and_after_it() {
         let parent = tempfile::tempdir().unwrap();
-        let stale = parent.path().join("fusiond-2000000000-abc");
-        let foreign = parent.path().join("fusiond-notes");
+        let stale = parent.path().join("fusiond-run-stale");
+        let foreign = parent.path().join("fusiond-run-notes");
         fs::create_dir(&stale).unwrap();
         fs::create_dir(&foreign).unwrap();
+        File::create(stale.join(LOCK)).unwrap();
 
         let folder = RuntimeDir::create(Some(parent.path())).unwrap();
+        let second = RuntimeDir::create(Some(parent.path())).unwrap();
         assert!(!stale.exists());
         assert!(foreign.exists());
         let path = folder.folder.path().to_owned();
@@ -121,7 +126,7 @@ mod tests {
             0o700
         );
         assert_ne!(folder.socket(), folder.socket());
-        drop(folder);
+        drop((folder, second));
         assert!(!path.exists());
     }
 

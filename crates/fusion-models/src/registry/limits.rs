@@ -80,3 +80,16 @@ async fn tell(mut seen: watch::Receiver<Busy>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_busy_engine_has_a_thread_and_all_have_the_same() {
+        assert_eq!(
+            [share(8, 1), share(8, 3), share(2, 5), share(0, 0)],
+            [8, 2, 1, 1]
+        );
+    }
+}

@@ -1,14 +1,19 @@
 //! One budget of bytes for all models.
 
-use fusion_models::LoadRequest;
-use fusion_types::{error::ErrorCode, model::ModelStatus};
-use futures::StreamExt;
+use std::{cell::Cell, time::Duration};
+
+use fusion_models::{Config, LoadRequest};
+use fusion_types::{
+    error::ErrorCode,
+    model::{ModelCard, ModelStatus},
+};
+use futures::{StreamExt, future::join_all};
 use serde_json::json;
 
 use crate::setting::{MEGABYTE, Setting, fake, is_alive, slow_answer, text};
 
 async fn crowded() -> Setting {
-    Setting::with(&["a", "b", "c"], |config| fusion_models::Config {
+    Setting::with(&["a", "b", "c"], |config| Config {
         budget_bytes: 250 * MEGABYTE,
         ..config
     })
@@ -158,4 +163,74 @@ async fn unloading_a_model_in_use_needs_force() {
     assert!(report.freed_bytes > 0);
     let error = text(generation).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::EngineUnavailable);
+}
+
+#[tokio::test]
+async fn a_storm_over_more_models_than_fit_is_served_within_the_budget() {
+    const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let budget_bytes = 200 * MEGABYTE;
+    let setting = Setting::with(&NAMES, |config| Config {
+        budget_bytes,
+        ..config
+    })
+    .await;
+    for name in NAMES {
+        setting
+            .define(
+                name,
+                json!({ "estimate_mb": 60, "resident_mb": 60, "tokens": 2, "delay_ms": 5 }),
+            )
+            .await;
+    }
+    let done = Cell::new(false);
+    let requests = async {
+        let chat = async |nth: usize| text(setting.chat(NAMES[nth * 7 % 5]).await?).await;
+        let answers = join_all((0..100).map(chat)).await;
+        done.set(true);
+        answers
+    };
+    let samples = async {
+        while !done.get() {
+            let mut held = 0;
+            for name in NAMES {
+                held += setting
+                    .models
+                    .info(name)
+                    .await
+                    .unwrap()
+                    .pid
+                    .map_or(0, held_by);
+            }
+            let resident = |card: &&ModelCard| card.status != ModelStatus::Unloaded;
+            let cards = setting.models.cards();
+            let charged: u64 = cards
+                .iter()
+                .filter(resident)
+                .filter_map(|card| card.footprint_bytes)
+                .sum();
+            assert!(
+                held <= budget_bytes && charged <= budget_bytes,
+                "held {held}, charged {charged}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let (answers, ()) = tokio::join!(requests, samples);
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_deref() == Ok("tok0 tok1")),
+        "{answers:?}"
+    );
+}
+
+/// Private bytes of a process, 0 once it is gone.
+fn held_by(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes =
+        line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
 }
