@@ -7,6 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::VecDeque,
+    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -112,8 +113,12 @@ fn gone() -> Error {
     Error::new(ErrorCode::EngineCrashed, "the compute thread has ended")
 }
 
+/// Never more threads than the machine runs at once: they would only take turns.
 pub(crate) fn pool(threads: u32) -> Arc<ThreadPool> {
-    Arc::new(ThreadPool::with_num_threads(threads.max(1) as usize))
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    Arc::new(ThreadPool::with_num_threads(
+        (threads as usize).clamp(1, cores),
+    ))
 }
 
 /// What the thread computes with.
@@ -220,11 +225,19 @@ impl Worker {
         }
         let sequences: Vec<&[u32]> = rows.iter().map(|row| row.tokens.ids.as_slice()).collect();
         let batch = Batch::new(&sequences, self.model.pad);
-        let computed = contain_panic(|| self.model.backend.hidden_states(&batch, &self.pool))
-            .unwrap_or_else(|panic| Err(Error::internal(format!("the model failed: {panic}"))));
-        match computed {
+        match self.states(&batch) {
             Ok(states) => self.hand_out(rows, &states, batch.length),
             Err(error) => self.fail(&rows, &error),
+        }
+    }
+
+    fn states(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let states = contain_panic(|| self.model.backend.hidden_states(batch, &self.pool))
+            .map_err(|panic| Error::internal(format!("the model failed: {panic}")))??;
+        if states.len() == batch.ids.len() * self.model.reader.dimension {
+            Ok(states)
+        } else {
+            Err(Error::internal("the model's output has an unexpected size"))
         }
     }
 

@@ -33,6 +33,9 @@ use crate::{
 /// Jobs that may wait for the compute thread, for each slot: its caller's own, and those that callers gave up on.
 const QUEUE_PER_SLOT: usize = 4;
 
+/// Requests beyond these would only wait; the server has the queue for that.
+const MOST_SLOTS: u32 = 256;
+
 /// An embedding model of the BERT family.
 ///
 /// Options: `backend=auto|safetensors|onnx` chooses the weights (auto: an int8 ONNX file where there is one).
@@ -258,7 +261,7 @@ fn card(launch: &Launch, folder: &Folder, weights: &Weights) -> Result<EngineCar
         family: Some("bert".to_owned()),
         capabilities: vec![Capability::Embeddings, Capability::Rerank],
         context_length: narrow(folder.max_tokens),
-        slots: launch.slots.max(1),
+        slots: launch.slots.clamp(1, MOST_SLOTS),
         dimension: Some(narrow(folder.bert.hidden_size)),
         fingerprint: fingerprint(folder, weights)?,
         quantization: Some(stored_as.to_owned()),

@@ -178,6 +178,16 @@ fn parts_of_different_models_are_refused() {
         &["num_attention_heads"],
     );
     expect(
+        &change("hidden_size", json!(1_u64 << 60)),
+        ErrorCode::InvalidValue,
+        &["model.safetensors"],
+    );
+    expect(
+        &change("num_hidden_layers", json!(1_u64 << 60)),
+        ErrorCode::InvalidValue,
+        &["layer.1"],
+    );
+    expect(
         &change("hidden_size", json!(-1)),
         ErrorCode::InvalidValue,
         &["config.json"],
