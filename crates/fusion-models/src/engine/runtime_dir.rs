@@ -64,8 +64,11 @@ impl RuntimeDir {
             .prefix(PREFIX)
             .permissions(owner_only)
             .tempdir_in(parent)?;
-        let lock = File::create(folder.path().join(LOCK))?;
+        // Locked before it has the name by which others look for it.
+        let unnamed = folder.path().join("new.lock");
+        let lock = File::create(&unnamed)?;
         lock.lock()?;
+        fs::rename(&unnamed, folder.path().join(LOCK))?;
         Ok(Self {
             folder,
             _lock: lock,
