@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, request::Parts},
+    http::{HeaderName, HeaderValue, Method, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -24,7 +24,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         .get(REQUEST_ID)
         .and_then(from_client)
         .unwrap_or_else(RequestId::generate);
-    let method = request.method().clone();
+    let method = known(request.method());
     // The route's pattern, never the path: a path is the client's own text.
     let route = request
         .extensions()
@@ -33,7 +33,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         .to_owned();
     request.extensions_mut().insert(id.clone());
 
-    let span = tracing::info_span!("request", id = %id, %method, route);
+    let span = tracing::info_span!("request", id = %id, method, route);
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let took = started.elapsed();
@@ -51,7 +51,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         )
     });
     let labels = [
-        ("method", method.to_string()),
+        ("method", method.to_owned()),
         ("route", route),
         ("status", status.as_u16().to_string()),
     ];
@@ -67,6 +67,20 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         headers.insert(PROCESS_TIME, value);
     }
     response
+}
+
+/// A method is the client's own text too, unless it is one that everybody knows.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
 }
 
 /// A client's id is kept when it is short and can't harm a log line.
