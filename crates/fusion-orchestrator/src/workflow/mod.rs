@@ -13,9 +13,7 @@ use std::{
 };
 
 use fusion_types::{
-    Call, Error, ErrorCode, Result, Timestamp,
-    id::RunId,
-    inference::ModelPlanner,
+    Call, Error, ErrorCode, Result, Timestamp, id::RunId, inference::ModelPlanner,
     model::Capability,
 };
 use serde_json::Value;

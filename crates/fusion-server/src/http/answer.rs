@@ -1,5 +1,7 @@
 //! Errors and JSON bodies in the contract's shape: nothing else leaves as an error.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     body::Body,
@@ -12,6 +14,7 @@ use fusion_types::{Error, ErrorCode, error::ErrorBody, json};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::App;
 
@@ -48,7 +51,7 @@ impl IntoResponse for Failure {
 }
 
 /// What a 429 suggests where its cause knows no better.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A JSON body of a type; its errors name the field.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -67,7 +70,10 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
     let mut stream = body.into_data_stream();
     let mut gathered = BytesMut::new();
     let mut total = 0;
-    while let Some(piece) = stream.next().await {
+    while let Some(piece) = timeout(SILENCE, stream.next())
+        .await
+        .map_err(|_| silent())?
+    {
         let piece = piece.map_err(|error| {
             Error::new(
                 ErrorCode::InvalidJson,
@@ -86,6 +92,13 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
         return Err(too_large(limit).into());
     }
     Ok(gathered.freeze())
+}
+
+/// A client that sends nothing for this long in the middle of a body has gone.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn silent() -> Error {
+    Error::new(ErrorCode::Timeout, "the body did not arrive")
 }
 
 /// How many times the limit is read and thrown away before the connection is cut.

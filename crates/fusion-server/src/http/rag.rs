@@ -16,10 +16,11 @@ use fusion_types::{
 use futures::{StreamExt, stream::BoxStream};
 use serde::Deserialize;
 use serde_json::{Value, json as object};
+use tokio::time::timeout;
 
 use super::{
     Answer, App, Caller, JsonBody, PathParams, QueryParams,
-    answer::{read_body, too_large},
+    answer::{SILENCE, read_body, silent, too_large},
     window::WindowParams,
 };
 
@@ -64,7 +65,11 @@ async fn read_form(mut form: Multipart, limit: usize) -> Result<IngestRequest> {
     let mut documents = Vec::new();
     let mut document_id = None;
     let mut room = limit;
-    while let Some(field) = form.next_field().await.map_err(broken_form)? {
+    while let Some(field) = timeout(SILENCE, form.next_field())
+        .await
+        .map_err(|_| silent())?
+        .map_err(broken_form)?
+    {
         let name = field.name().unwrap_or_default().to_owned();
         let filename = field.file_name().map(str::to_owned);
         let bytes = read_field(field, &mut room, limit).await?;
@@ -124,7 +129,11 @@ fn field_text(name: &str, bytes: Vec<u8>) -> Result<String> {
 
 async fn read_field(mut field: Field<'_>, room: &mut usize, limit: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    while let Some(piece) = field.chunk().await.map_err(broken_form)? {
+    while let Some(piece) = timeout(SILENCE, field.chunk())
+        .await
+        .map_err(|_| silent())?
+        .map_err(broken_form)?
+    {
         *room = room
             .checked_sub(piece.len())
             .ok_or_else(|| too_large(limit))?;
