@@ -30,7 +30,6 @@ async fn main() {
         return;
     }
     for backend in ["onnx", "safetensors"] {
-        let before = resident();
         let engine = Tensor::load(&Launch {
             model: model.clone(),
             model_type: ModelType::Embeddings,
@@ -40,17 +39,14 @@ async fn main() {
             options: vec![("backend".to_owned(), backend.to_owned())],
         })
         .unwrap();
-        println!(
-            "{backend}: {} MiB resident after load",
-            (resident() - before) >> 20
-        );
+        println!("{backend}: {} MiB resident after load", resident() >> 20);
         for (rows, length) in [(1, 16), (1, 128), (1, 512), (16, 16), (16, 128), (64, 128)] {
             let rate = measure(&engine, rows, length).await;
             println!("{backend} {rows}×{length}: {rate:.0} tokens per CPU-second");
         }
         println!(
             "{backend}: {} MiB resident after work, {:?}",
-            (resident() - before) >> 20,
+            resident() >> 20,
             engine.stats()
         );
     }

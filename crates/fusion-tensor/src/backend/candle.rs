@@ -1,7 +1,8 @@
 //! BERT on safetensors through candle, in fp32 whatever the file stores.
 //!
-//! candle splits its work by rayon on the pool that it is called in, so the engine's own pool bounds its threads; how finely
-//! it splits it takes from the machine (`RAYON_NUM_THREADS`, else the cores), which costs nothing worth naming.
+//! candle works on the rayon pool that it is called in, so the engine's own pool bounds its threads. Into how many pieces it
+//! splits a multiplication it takes from `RAYON_NUM_THREADS`, and where that is unset it reads /proc/cpuinfo at every single
+//! one: whoever starts the engine should set it to the threads that the engine may use.
 
 use std::{path::Path, sync::Arc};
 
