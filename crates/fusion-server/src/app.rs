@@ -2,14 +2,12 @@
 
 use std::{
     env,
-    future::IntoFuture,
     io::{self, Write},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
 use fusion_models::{EvictionPolicy, ModelDefinition, Models};
 use fusion_orchestrator::{
     jobs::{self, Jobs, LocalOperations, RunnerConfig},
@@ -26,7 +24,7 @@ use fusion_types::{
     model::{ModelId, Priority},
     outgoing::Outgoing,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::TcpListener;
 
 use crate::{
     config::{Config, Definition, Eviction},
@@ -41,7 +39,7 @@ use crate::{
 /// The groups of tasks, in the order in which they end.
 #[derive(Clone, Default)]
 struct Groups {
-    /// Streams to clients.
+    /// Connections, and streams to clients.
     requests: Group,
     /// The job runner, the webhook dispatcher, the sweeper.
     workers: Group,
@@ -109,9 +107,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         draining: groups.requests.token.clone(),
     };
     announce(&listener)?;
-    answer(listener, app, &groups.requests, config.server.drain).await?;
-
-    tracing::info!("draining");
+    answer(listener, app, &groups.requests, config.server.drain).await;
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
     storage.close().await
@@ -141,30 +137,15 @@ fn announce(listener: &TcpListener) -> Result<()> {
 }
 
 /// Answers until asked to stop; then running requests have until the end of the drain.
-async fn answer(listener: TcpListener, app: App, requests: &Group, drain: Duration) -> Result<()> {
+async fn answer(listener: TcpListener, app: App, requests: &Group, drain: Duration) {
     let stop = requests.token.clone();
-    let asked = stop.clone();
     requests.spawn(async move {
         asked_to_stop().await;
-        asked.cancel();
+        stop.cancel();
     });
-    let listener = listener.tap_io(|stream| {
-        // Events of a stream are small and must not wait for each other.
-        let _ = stream.set_nodelay(true);
-    });
-    let stopping = stop.clone();
-    let server = axum::serve(listener, http::router(app))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    let mut server = std::pin::pin!(server.into_future());
-    tokio::select! {
-        ended = &mut server => return ended.map_err(|error| Error::internal(error.to_string())),
-        () = stopping.cancelled() => {}
-    }
-    if timeout(drain, &mut server).await.is_err() {
-        tracing::warn!("requests were still running at the end of the drain");
-    }
-    requests.end("requests", Duration::from_secs(1)).await;
-    Ok(())
+    http::serve(listener, http::router(app), requests).await;
+    tracing::info!("draining");
+    requests.end("requests", drain).await;
 }
 
 async fn start_models(config: &Config, storage: &Storage, group: &Group) -> Result<Models> {

@@ -27,13 +27,13 @@ impl Launch {
     pub(super) fn serve(&self, socket: &Path) -> Command {
         let mut arguments: Vec<OsString> = vec!["serve".into(), "--socket".into(), socket.into()];
         arguments.extend(self.arguments());
-        command(&self.program, arguments)
+        command(&self.program, arguments, self.threads)
     }
 
     pub(super) fn estimate(&self) -> Command {
         let mut arguments: Vec<OsString> = vec!["estimate".into()];
         arguments.extend(self.arguments());
-        command(&self.program, arguments)
+        command(&self.program, arguments, self.threads)
     }
 
     fn arguments(&self) -> Vec<OsString> {
@@ -55,14 +55,15 @@ impl Launch {
 }
 
 /// A child in a process group of its own, with an empty environment but for what keeps it quiet: an abort in ggml would
-/// start a debugger, and idle OpenMP threads would spin.
-fn command(program: &Path, arguments: Vec<OsString>) -> Command {
+/// start a debugger, idle OpenMP threads would spin, and candle would split its work over all cores whatever its threads.
+fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)
         .env_clear()
         .env("GGML_NO_BACKTRACE", "1")
         .env("OMP_WAIT_POLICY", "passive")
+        .env("RAYON_NUM_THREADS", threads.to_string())
         .current_dir("/")
         .process_group(0)
         .stdin(Stdio::piped())

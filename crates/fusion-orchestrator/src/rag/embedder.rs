@@ -97,7 +97,8 @@ impl Inner {
         })
     }
 
-    /// One vector a text; never of less than the whole text.
+    /// One vector a text, of unit length whatever the model makes, so that a dot product is a cosine; never of less than the
+    /// whole text.
     pub(super) async fn embed(
         &self,
         call: &Call,
@@ -110,12 +111,15 @@ impl Inner {
             input,
             truncate: false,
         };
-        let vectors = self.inference.embed(call, request).await?.vectors;
+        let mut vectors = self.inference.embed(call, request).await?.vectors;
         if vectors.rows().len() != count {
             return Err(Error::internal(format!(
                 "{model} answered {} vectors for {count} texts",
                 vectors.rows().len()
             )));
+        }
+        for row in vectors.data.chunks_exact_mut(vectors.dimension.max(1)) {
+            to_unit_length(row);
         }
         Ok(vectors)
     }
@@ -167,9 +171,27 @@ fn parts(text: &str, most: usize) -> Vec<Range<usize>> {
     parts
 }
 
+/// A vector of zeros stays one.
+fn to_unit_length(row: &mut [f32]) {
+    let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if length > 0.0 {
+        row.iter_mut().for_each(|value| *value /= length);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vectors_become_unit_length() {
+        let mut row = [3.0, 4.0];
+        to_unit_length(&mut row);
+        assert_eq!(row, [0.6, 0.8]);
+        let mut nothing = [0.0, 0.0];
+        to_unit_length(&mut nothing);
+        assert_eq!(nothing, [0.0, 0.0]);
+    }
 
     #[test]
     fn parts_are_the_whole_text_cut_between_words() {

@@ -11,7 +11,7 @@ use fusion_types::{Error, Result};
 
 use crate::{
     app,
-    config::{self, Config, SETTINGS, Sources},
+    config::{self, Config, SETTINGS, Sources, WITHOUT_EFFECT},
     secret, telemetry,
 };
 use output::Output;
@@ -94,6 +94,7 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
             let config = read_config(arguments)?;
             telemetry::start_log(&config.log)
                 .map_err(|why| Error::invalid("telemetry.log_level", why))?;
+            warn_of_settings_without_effect();
             runtime()?.block_on(app::serve(config))
         }
         "pull" => {
@@ -141,6 +142,15 @@ fn read_config(arguments: &ArgMatches) -> Result<Config> {
         file,
     };
     Config::read(&sources).map_err(|invalid| Error::invalid("configuration", invalid.to_string()))
+}
+
+fn warn_of_settings_without_effect() {
+    for name in WITHOUT_EFFECT
+        .iter()
+        .filter(|name| env::var_os(name).is_some())
+    {
+        tracing::warn!(name, "this setting has no effect yet");
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

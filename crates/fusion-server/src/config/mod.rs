@@ -15,7 +15,8 @@ use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 
 pub(crate) use reader::Reader;
-pub(crate) use setting::{NOT_BUILT, SETTINGS};
+use setting::NOT_BUILT;
+pub(crate) use setting::{SETTINGS, WITHOUT_EFFECT};
 
 const DEFAULTS: &str = include_str!("config.default.toml");
 

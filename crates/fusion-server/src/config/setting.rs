@@ -187,8 +187,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// Settings that the contract names and nothing stands behind yet: setting one stops the server, rather than be ignored.
+/// Where state would be kept elsewhere, and nothing stands behind it yet: setting one stops the server, rather than be ignored.
 pub(crate) const NOT_BUILT: &[(&str, &str)] = &[
     ("MONGO_URI", "MongoDB as the state store"),
     ("REDIS_URI", "Redis as the job queue"),
+];
+
+/// Launch options of the predecessor that do nothing yet: the log says so where one is set.
+pub(crate) const WITHOUT_EFFECT: &[&str] = &[
+    "ALLOWED_ORIGINS",
+    "CONFIG_NAME",
+    "DISABLE_AUTO_RESIZE",
+    "ENABLE_AUTO_TOOL_CHOICE",
+    "LOG_FILE",
+    "LORA_PATHS",
+    "LORA_SCALES",
+    "MLX_WARMUP",
+    "MONGO_DB_NAME",
+    "NO_LOG_FILE",
+    "QUANTIZE",
+    "REASONING_PARSER",
+    "REDIS_DB",
+    "TOOL_CALL_PARSER",
+    "TRUST_REMOTE_CODE",
+    "VECTOR_DB_PATH",
 ];

@@ -4,6 +4,7 @@ mod answer;
 mod context;
 mod fusion;
 mod health;
+mod listen;
 mod mcp_jobs;
 mod mcp_webhooks;
 mod metrics;
@@ -26,6 +27,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{config::Features, state::App};
 use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
 use context::Caller;
+pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
 use openai::{chat, embeddings, models, rerank};
 

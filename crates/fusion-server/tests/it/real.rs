@@ -164,14 +164,14 @@ async fn answers_over_documents_with_sources_a_trace_and_a_signed_job() {
     let client = server.client();
     ingest(&client).await;
 
-    let query =
-        json!({ "query": "Which animal is the biggest?", "collection": "facts", "top_k": 2 });
+    let query = json!({ "query": "Which animal is the biggest?", "collection": "facts", "top_k": 2, "model_id": SMOL });
     let answer = client.ask("/api/rag/query", &query).await;
     assert_eq!(answer["sources"][0]["document_id"], "doc-whale", "{answer}");
 
     let workflow = json!({
         "workflow": "rag_with_rerank",
         "input": { "query": "How tall is the tower in Paris?", "collection": "facts", "top_k": 2 },
+        "models": { "generation": SMOL },
     });
     let run = client.ask("/api/fusion/orchestrate", &workflow).await;
     assert_eq!(run["status"], "completed", "{run}");

@@ -1,0 +1,71 @@
+//! Connections: accepted, bounded in number and in patience, and ended in good order.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+
+use crate::drain::Group;
+
+/// Beyond it new connections wait in the system's queue.
+const MOST_CONNECTIONS: usize = 4096;
+/// A connection that sends no request, or not all of its head, for this long is closed.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// Between tries where the system has no room for another connection.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers until the group is asked to end; running requests go on as tasks of the group.
+pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group) {
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = async {
+            let permit = room.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let Some((permit, accepted)) = group.token.run_until_cancelled(accepted).await else {
+            return;
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = answer(stream, router.clone(), group.clone());
+                group.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection");
+                sleep(NO_ROOM_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router, group: Group) {
+    // Events of a stream are small and must not wait for each other.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = group.token.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
