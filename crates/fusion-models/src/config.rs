@@ -30,6 +30,12 @@ pub struct Config {
     pub max_queue: usize,
     /// The longest that a request may wait.
     pub queue_timeout: Duration,
+    /// A model that was just loaded serves its waiting requests for so long, or as long as loading it took, before another
+    /// may have its room.
+    pub least_turn: Duration,
+    /// A request for a model that isn't loaded waits so long for room that busy models hold. Then they are given no new
+    /// requests until it got the room.
+    pub switch_after: Duration,
     /// The longest that an engine may take to say that it is ready.
     pub load_timeout: Duration,
     /// An engine that is silent for so long in the middle of an answer is ended.
@@ -55,6 +61,8 @@ impl Config {
             slots: 4,
             max_queue: 100,
             queue_timeout: Duration::from_secs(300),
+            least_turn: Duration::from_secs(2),
+            switch_after: Duration::from_secs(5),
             load_timeout: Duration::from_secs(300),
             hang_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(30),

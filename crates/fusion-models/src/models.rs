@@ -235,6 +235,8 @@ impl Models {
             .wait(|waiter, reply| Message::Acquire {
                 waiter,
                 model,
+                tenant: call.tenant.clone(),
+                class: call.class,
                 deadline,
                 reply,
             })

@@ -34,6 +34,10 @@ impl Registry {
             Decision::Predict { model } => self.predict(model),
             Decision::Start { model, bytes } => self.start(&model, bytes),
             Decision::Evict { model, why } => self.evict(&model, &why),
+            Decision::Yield { model, to } => {
+                tracing::info!(%model, %to, "a busy model makes room");
+            }
+            Decision::Resume { .. } => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fusion_types::{Error, ErrorCode, Result, Timestamp, model::ModelId};
+use fusion_types::{Class, Error, ErrorCode, Result, Tenant, Timestamp, model::ModelId};
 use tokio::sync::oneshot;
 
 use super::{
@@ -26,6 +26,8 @@ impl Registry {
             Message::Acquire {
                 waiter,
                 model,
+                tenant,
+                class,
                 deadline,
                 reply,
             } => {
@@ -34,6 +36,8 @@ impl Registry {
                     id: waiter,
                     model,
                     want: Want::Slot,
+                    tenant,
+                    class,
                     since: now,
                     deadline,
                 });
@@ -163,6 +167,8 @@ impl Registry {
             id: waiter,
             model: id,
             want: Want::Loaded,
+            tenant: Tenant::default(),
+            class: Class::Interactive,
             since: now,
             deadline: None,
         });
@@ -227,6 +233,7 @@ impl Registry {
             need.bytes,
             self.board.free(),
             self.board.coming(),
+            self.board.candidates(),
         );
         let (fits, evict) = match plan {
             _ if already_loaded => (true, Vec::new()),

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use fusion_types::{Error, Result, model::ModelId};
+use fusion_types::{Class, Error, Result, Tenant, model::ModelId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -21,6 +21,8 @@ pub(crate) enum Message {
     Acquire {
         waiter: WaiterId,
         model: ModelId,
+        tenant: Tenant,
+        class: Class,
         deadline: Option<Instant>,
         reply: oneshot::Sender<Result<Lease>>,
     },

@@ -90,6 +90,8 @@ impl Registry {
             policy: config.eviction,
             max_queue: config.max_queue,
             queue_timeout: config.queue_timeout,
+            least_turn: config.least_turn,
+            switch_after: config.switch_after,
         });
         let (view, seen) = watch::channel(Arc::default());
         let children = TaskTracker::new();
@@ -123,7 +125,8 @@ impl Registry {
             if self.is_drained() || drain_until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
-            let wake = self.board.next_wake().into_iter().chain(drain_until).min();
+            let wake = self.board.next_wake(Instant::now());
+            let wake = wake.into_iter().chain(drain_until).min();
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(message) => self.hear_batch(message, &mut messages),

@@ -6,11 +6,11 @@ use std::{
 };
 
 use fusion_types::{
-    Error,
+    Class, Error, Tenant,
     model::{ModelId, Priority},
 };
 
-use super::{Decision, backoff::Backoff};
+use super::{Decision, backoff::Backoff, order::Turns, switch::Yield};
 use crate::{EvictionPolicy, eviction::Candidate, eviction::Room};
 
 pub(crate) type WaiterId = u64;
@@ -25,6 +25,10 @@ pub(crate) struct Limits {
     pub(crate) policy: EvictionPolicy,
     pub(crate) max_queue: usize,
     pub(crate) queue_timeout: Duration,
+    /// How long a model that was just loaded serves its requests before others may have its room.
+    pub(crate) least_turn: Duration,
+    /// How long a request waits for room that a busy model holds, before that model must yield it.
+    pub(crate) switch_after: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub(crate) struct Waiter {
     pub(crate) id: WaiterId,
     pub(crate) model: ModelId,
     pub(crate) want: Want,
+    pub(crate) tenant: Tenant,
+    pub(crate) class: Class,
     pub(crate) since: Instant,
     /// The caller's own; the queue's limit is beside it.
     pub(crate) deadline: Option<Instant>,
@@ -58,6 +64,8 @@ pub(crate) enum Want {
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) state: State,
+    /// When a start began, or ended.
+    pub(crate) changed_at: Instant,
     pub(crate) incarnation: Incarnation,
     /// What a start would be charged; `None` until the engine was asked.
     pub(crate) predicted: Option<u64>,
@@ -69,6 +77,10 @@ pub(crate) struct Model {
     pub(crate) last_used: Instant,
     /// Mean time for which a lease is out.
     pub(crate) service: Option<Duration>,
+    /// What the last start took.
+    pub(crate) load_time: Option<Duration>,
+    pub(crate) turns: Turns,
+    pub(crate) yields: Option<Yield>,
     pub(crate) backoff: Backoff,
 }
 
@@ -111,6 +123,7 @@ impl Model {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             state: State::Unloaded,
+            changed_at: now,
             incarnation: 0,
             predicted: None,
             pinned: false,
@@ -120,6 +133,9 @@ impl Model {
             leases: 0,
             last_used: now,
             service: None,
+            load_time: None,
+            turns: Turns::default(),
+            yields: None,
             backoff: Backoff::default(),
         }
     }
@@ -202,14 +218,17 @@ impl Board {
             .filter(move |waiter| waiter.model == *id)
     }
 
-    pub(crate) fn queued(&self, id: &ModelId) -> usize {
+    pub(crate) fn slot_waiters(&self, id: &ModelId) -> impl Iterator<Item = &Waiter> {
         self.waiting_for(id)
             .filter(|waiter| waiter.want == Want::Slot)
-            .count()
     }
 
-    /// When the scheduler must look again although nothing happened.
-    pub(crate) fn next_wake(&self) -> Option<Instant> {
+    pub(crate) fn queued(&self, id: &ModelId) -> usize {
+        self.slot_waiters(id).count()
+    }
+
+    /// When the scheduler must look again although nothing happens until then.
+    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let waits = self
             .waiters
             .iter()
@@ -219,7 +238,9 @@ impl Board {
             .iter()
             .map(|waiter| self.models.get(&waiter.model)?.backoff.not_before());
         let idle = self.models.values().map(Model::expires);
-        waits.chain(backoffs).chain(idle).flatten().min()
+        let all = waits.chain(backoffs).chain(idle).flatten();
+        // What is due already was looked at already.
+        all.chain(self.switches()).filter(|at| *at > now).min()
     }
 
     /// Until when the queue lets a request wait.
@@ -306,6 +327,8 @@ impl Board {
             model.predicted = Some(bytes);
             model.slots = slots.max(1);
             model.last_used = now;
+            model.load_time = Some(now.saturating_duration_since(model.changed_at));
+            model.changed_at = now;
         }
     }
 
@@ -381,6 +404,7 @@ impl Board {
         };
         if let State::Loading { bytes } | State::Loaded { bytes } = model.state {
             model.state = State::Unloading { bytes };
+            model.yields = None;
         }
     }
 }
@@ -389,13 +413,7 @@ impl Board {
 impl Board {
     pub(crate) fn apply(&mut self, decision: &Decision, now: Instant) {
         match decision {
-            Decision::Grant { waiter, model } => {
-                self.withdraw(*waiter);
-                if let Some(model) = self.models.get_mut(model) {
-                    model.leases += 1;
-                    model.last_used = now;
-                }
-            }
+            Decision::Grant { waiter, model } => self.granted(*waiter, model, now),
             Decision::Report { waiter, .. } | Decision::Refuse { waiter, .. } => {
                 self.withdraw(*waiter)
             }
@@ -407,11 +425,35 @@ impl Board {
             Decision::Start { model, bytes } => {
                 if let Some(model) = self.models.get_mut(model) {
                     model.state = State::Loading { bytes: *bytes };
+                    model.changed_at = now;
                     model.incarnation += 1;
                     model.leases = 0;
                 }
             }
             Decision::Evict { model, .. } => self.unload(model),
+            Decision::Yield { model, to } => {
+                if let Some(model) = self.models.get_mut(model) {
+                    model.yields = Some(Yield {
+                        to: to.clone(),
+                        since: now,
+                    });
+                }
+            }
+            Decision::Resume { model } => {
+                if let Some(model) = self.models.get_mut(model) {
+                    model.yields = None;
+                }
+            }
+        }
+    }
+
+    fn granted(&mut self, id: WaiterId, model: &ModelId, now: Instant) {
+        let waiter = self.waiters.iter().position(|waiter| waiter.id == id);
+        let waiter = waiter.map(|index| self.waiters.remove(index));
+        if let (Some(waiter), Some(model)) = (waiter, self.models.get_mut(model)) {
+            model.leases += 1;
+            model.last_used = now;
+            model.turns.served(&waiter.tenant);
         }
     }
 }

@@ -5,8 +5,12 @@
 
 mod backoff;
 pub(crate) mod board;
+mod order;
 pub(crate) mod refusal;
+#[cfg(test)]
+mod simulation;
 mod start;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +18,11 @@ use std::{collections::BTreeMap, time::Instant};
 
 use fusion_types::{Error, model::ModelId};
 
-use self::board::{Board, Model, State, Waiter, WaiterId, Want};
 pub(crate) use self::start::{Plan, could_start, plan};
+use self::{
+    board::{Board, Model, State, Waiter, WaiterId, Want},
+    order::{beyond, in_order},
+};
 use crate::{EvictionPolicy, eviction, eviction::Room};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +55,15 @@ pub(crate) enum Decision {
         model: ModelId,
         why: Why,
     },
+    /// Hand out no more slots of this model, so that another gets its room.
+    Yield {
+        model: ModelId,
+        to: ModelId,
+    },
+    /// Hand out its slots again.
+    Resume {
+        model: ModelId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,17 +93,20 @@ pub(crate) fn settle(board: &mut Board, now: Instant) -> Vec<Decision> {
 /// The next decisions, none of which depends on another of them:
 ///
 /// 1. Answer those who can't or won't wait any longer.
-/// 2. Hand out free slots, in order of arrival.
+/// 2. Hand out free slots, in the order of classes, tenants and arrival.
 /// 3. Refuse those beyond the end of a queue.
-/// 4. While draining, end what is idle; else make room and start what is waited for, and
-/// 5. end what outgrew the budget or has been idle too long.
+/// 4. While draining, end what is idle; else make room and start what is waited for,
+/// 5. let busy models yield to what has waited too long, and
+/// 6. end what outgrew the budget or has been idle too long.
 pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
     let steps = [
         refuse,
+        switch::resume,
         grant,
         cut_queues,
         drain,
         start::starts,
+        switch::yields,
         shrink,
         expire,
     ];
@@ -99,10 +118,8 @@ pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
 }
 
 fn refuse(board: &Board, now: Instant) -> Vec<Decision> {
-    let mut positions: BTreeMap<&ModelId, usize> = BTreeMap::new();
     let mut refusals = Vec::new();
     for waiter in &board.waiters {
-        let position = positions.entry(&waiter.model).or_default();
         let Some(model) = board.models.get(&waiter.model) else {
             refusals.push(Decision::Refuse {
                 waiter: waiter.id,
@@ -117,16 +134,10 @@ fn refuse(board: &Board, now: Instant) -> Vec<Decision> {
         } else if let (State::Unloaded, Some(error)) = (model.state, model.backoff.answer(now)) {
             Some(error.clone())
         } else if now >= board.patience(waiter) && !loads(waiter, model) {
-            Some(refusal::out_of_patience(
-                board,
-                &waiter.model,
-                *position,
-                now,
-            ))
+            Some(refusal::out_of_patience(board, waiter, now))
         } else {
             None
         };
-        *position += 1;
         refusals.extend(error.map(|error| Decision::Refuse {
             waiter: waiter.id,
             error,
@@ -145,50 +156,58 @@ fn grant(board: &Board, _now: Instant) -> Vec<Decision> {
         .models
         .iter()
         .filter(|(_, model)| model.state.is_loaded());
-    let mut free: BTreeMap<&ModelId, u32> = loaded
-        .map(|(id, model)| (id, model.slots.saturating_sub(model.leases)))
-        .collect();
     let mut decisions = Vec::new();
-    for waiter in &board.waiters {
-        let Some(slots) = free.get_mut(&waiter.model) else {
-            continue;
-        };
-        match waiter.want {
-            Want::Loaded => decisions.push(Decision::Report {
+    for (id, model) in loaded {
+        let wanted = board
+            .waiting_for(id)
+            .filter(|waiter| waiter.want == Want::Loaded);
+        decisions.extend(wanted.map(|waiter| Decision::Report {
+            waiter: waiter.id,
+            model: id.clone(),
+        }));
+        let free = model.slots.saturating_sub(model.leases) as usize;
+        if free > 0 && model.yields.is_none() {
+            let line = in_order(board.slot_waiters(id), &model.turns);
+            decisions.extend(line.take(free).map(|waiter| Decision::Grant {
                 waiter: waiter.id,
-                model: waiter.model.clone(),
-            }),
-            Want::Slot if *slots > 0 => {
-                *slots -= 1;
-                decisions.push(Decision::Grant {
-                    waiter: waiter.id,
-                    model: waiter.model.clone(),
-                });
-            }
-            Want::Slot => {}
+                model: id.clone(),
+            }));
         }
     }
     decisions
 }
 
 fn cut_queues(board: &Board, _now: Instant) -> Vec<Decision> {
-    let mut lengths: BTreeMap<&ModelId, usize> = BTreeMap::new();
-    let mut decisions = Vec::new();
+    if board.waiters.len() <= board.limits.max_queue {
+        return Vec::new();
+    }
+    let mut queues: BTreeMap<&ModelId, Vec<&Waiter>> = BTreeMap::new();
     for waiter in board
         .waiters
         .iter()
         .filter(|waiter| waiter.want == Want::Slot)
     {
-        let position = lengths.entry(&waiter.model).or_default();
-        if let Some(model) = board.models.get(&waiter.model)
-            && *position >= board.limits.max_queue
-        {
-            decisions.push(Decision::Refuse {
-                waiter: waiter.id,
-                error: refusal::queue_full(model, *position),
-            });
-        } else {
-            *position += 1;
+        queues.entry(&waiter.model).or_default().push(waiter);
+    }
+    let mut decisions = Vec::new();
+    for (id, queue) in queues {
+        let (Some(model), away) = (board.models.get(id), beyond(&queue, board.limits.max_queue))
+        else {
+            continue;
+        };
+        if away.is_empty() {
+            continue;
+        }
+        let mut position = 0;
+        for waiter in in_order(queue.into_iter(), &model.turns) {
+            if away.contains(&waiter.id) {
+                decisions.push(Decision::Refuse {
+                    waiter: waiter.id,
+                    error: refusal::queue_full(model, position),
+                });
+            } else {
+                position += 1;
+            }
         }
     }
     decisions

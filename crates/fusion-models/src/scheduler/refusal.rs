@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use fusion_types::{Error, ErrorCode, model::ModelId};
 use serde_json::json;
 
-use super::board::{Board, Model};
+use super::{
+    board::{Board, Model, Waiter},
+    order::in_order,
+};
 
 /// How long a lease is taken to be out while no request was served yet.
 const UNKNOWN_SERVICE: Duration = Duration::from_secs(1);
@@ -35,10 +38,12 @@ fn with_position(error: Error, model: &Model, position: usize) -> Error {
         .with_retry_after(Duration::from_secs(seconds))
 }
 
-/// How long the request at `position` of the queue (from 0) is expected to wait.
+/// How long the request at `position` of the queue (from 0) is expected to wait, for a start too where the model needs one.
 pub(crate) fn wait(model: &Model, position: usize) -> Duration {
     let rounds = position / usize::try_from(model.slots.max(1)).unwrap_or(1) + 1;
-    model.service.unwrap_or(UNKNOWN_SERVICE) * u32::try_from(rounds).unwrap_or(u32::MAX)
+    let served = model.service.unwrap_or(UNKNOWN_SERVICE);
+    let start = model.load_time.filter(|_| !model.state.is_loaded());
+    served * u32::try_from(rounds).unwrap_or(u32::MAX) + start.unwrap_or_default()
 }
 
 pub(super) fn insufficient(board: &Board, id: &ModelId, needed: u64) -> Error {
@@ -77,7 +82,8 @@ pub(super) fn gone(id: &ModelId) -> Error {
 }
 
 /// Of what the queue's limit is the answer, for a request that reached it.
-pub(super) fn out_of_patience(board: &Board, id: &ModelId, position: usize, now: Instant) -> Error {
+pub(super) fn out_of_patience(board: &Board, waiter: &Waiter, now: Instant) -> Error {
+    let id = &waiter.model;
     let Some(model) = board.models.get(id) else {
         return gone(id);
     };
@@ -85,6 +91,10 @@ pub(super) fn out_of_patience(board: &Board, id: &ModelId, position: usize, now:
         Some(needed) if !model.state.is_resident() && model.backoff.is_over(now) => {
             insufficient(board, id, needed)
         }
-        _ => queue_timeout(model, position),
+        _ => {
+            let mut line = in_order(board.slot_waiters(id), &model.turns);
+            let position = line.position(|other| other.id == waiter.id).unwrap_or(0);
+            queue_timeout(model, position)
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     board::{Board, State, Waiter},
     refusal,
 };
-use crate::{EvictionPolicy, eviction, eviction::Room};
+use crate::{EvictionPolicy, eviction, eviction::Candidate, eviction::Room};
 
 /// What stands between a model and its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +20,20 @@ pub(crate) enum Plan {
     Wait,
     /// There will be, once these are gone.
     Evict(Vec<ModelId>),
-    /// Models that could go are in use.
+    /// Models that could go are in use, or in their turn.
     InUse,
     /// Not even with everything gone that may go.
     Never,
 }
 
-/// What a start of `need` takes, with `free` now and `coming` soon.
-pub(crate) fn plan(board: &Board, need: u64, free: Room, coming: Room) -> Plan {
+/// What a start of `need` takes, with `free` now, `coming` soon, and the `candidates` for eviction.
+pub(crate) fn plan(
+    board: &Board,
+    need: u64,
+    free: Room,
+    coming: Room,
+    candidates: Vec<Candidate>,
+) -> Plan {
     let need = Room {
         bytes: need,
         places: 1,
@@ -39,7 +45,7 @@ pub(crate) fn plan(board: &Board, need: u64, free: Room, coming: Room) -> Plan {
     if soon.covers(need) {
         return Plan::Wait;
     }
-    match eviction::choose(board.candidates(), need.minus(soon), board.limits.policy) {
+    match eviction::choose(candidates, need.minus(soon), board.limits.policy) {
         Some(victims) => Plan::Evict(victims),
         None if most(board).covers(need) => Plan::InUse,
         None => Plan::Never,
@@ -79,7 +85,8 @@ pub(crate) fn could_start(board: &Board, need: u64) -> bool {
 /// 2. One that fits is started.
 /// 3. One for which processes are ending keeps that room from those behind it.
 /// 4. One that fits once idle models are gone has them evicted.
-/// 5. One for which models in use would have to go waits, without holding up smaller ones.
+/// 5. One for which models in use would have to go waits, without holding up smaller ones; [`super::switch`] sees that it
+///    doesn't wait for ever.
 /// 6. One that can never fit is refused.
 pub(super) fn starts(board: &Board, now: Instant) -> Vec<Decision> {
     let (mut free, mut coming) = (board.free(), board.coming());
@@ -87,7 +94,7 @@ pub(super) fn starts(board: &Board, now: Instant) -> Vec<Decision> {
         let Some(need) = board.models[&id].predicted else {
             return vec![Decision::Predict { model: id }];
         };
-        match plan(board, need, free, coming) {
+        match plan(board, need, free, coming, board.may_go(now)) {
             Plan::Start => {
                 return vec![Decision::Start {
                     model: id,
@@ -122,7 +129,7 @@ pub(super) fn starts(board: &Board, now: Instant) -> Vec<Decision> {
 }
 
 /// Models that somebody waits for and that could start, in the order of their longest wait.
-fn wanted(board: &Board, now: Instant) -> Vec<ModelId> {
+pub(super) fn wanted(board: &Board, now: Instant) -> Vec<ModelId> {
     let mut seen = BTreeSet::new();
     let startable = |id: &ModelId| {
         board

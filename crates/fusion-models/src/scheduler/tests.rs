@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fusion_types::{Error, ErrorCode, model::ModelId};
+use fusion_types::{Class, Error, ErrorCode, Tenant, model::ModelId};
 use proptest::prelude::*;
 
 use super::{
@@ -95,6 +95,8 @@ impl World {
             policy,
             max_queue: 4,
             queue_timeout: Duration::from_secs(10),
+            least_turn: Duration::from_millis(500),
+            switch_after: Duration::from_secs(1),
         });
         let mut sizes = BTreeMap::new();
         for (nth, (bytes, pinned, slots)) in specs.iter().enumerate() {
@@ -186,6 +188,9 @@ impl World {
             id: self.next,
             model: ModelId::new(&format!("m{model}")),
             want: if explicit { Want::Loaded } else { Want::Slot },
+            tenant: Tenant::new(["a", "b", "c"][self.next as usize % 3]),
+            class: [Class::Interactive, Class::Job, Class::Ingest, Class::Job]
+                [self.next as usize % 4],
             since: self.now,
             deadline: deadline_ms.map(|ms| self.now + Duration::from_millis(ms)),
         });
@@ -215,6 +220,10 @@ impl World {
                     assert!(self.unanswered.remove(waiter), "answered twice");
                     assert!(before.models[model].leases < before.models[model].slots);
                     assert!(before.models[model].state.is_loaded());
+                    assert!(
+                        before.models[model].yields.is_none(),
+                        "granted while yielding"
+                    );
                     self.leases
                         .push((model.clone(), before.models[model].incarnation));
                 }
@@ -240,6 +249,12 @@ impl World {
                     assert_eq!(before.models[model].leases, 0, "evicted while leased");
                     assert!(!before.models[model].pinned, "evicted a pinned model");
                 }
+                Decision::Yield { model, to } => {
+                    assert!(before.models[model].state.is_loaded());
+                    assert!(!before.models[model].pinned, "a pinned model yields");
+                    assert_eq!(before.models[to].state, State::Unloaded);
+                }
+                Decision::Resume { model } => assert!(before.models[model].yields.is_some()),
             }
             before.apply(&decision, self.now);
         }
@@ -337,7 +352,12 @@ fn a_start_waits_for_a_leased_model_and_goes_on_when_it_is_returned() {
     assert!(world.board.models[&ModelId::new("m0")].state.is_loaded());
     assert_eq!(world.unanswered.len(), 1);
 
+    // In its turn a model stays for a moment: its next request may be on the way.
     world.happen(Happening::Release { nth: 0 });
+    assert!(world.board.models[&ModelId::new("m0")].state.is_loaded());
+    let pause = world.board.next_wake(world.now).unwrap() - world.now;
+    assert_eq!(pause, Duration::from_millis(100));
+    world.happen(Happening::Later { ms: 100 });
     assert_eq!(
         world.board.models[&ModelId::new("m0")].state,
         State::Unloading { bytes: 90 }
@@ -360,6 +380,8 @@ fn what_can_never_fit_is_refused_with_the_figures() {
         id: 1,
         model: ModelId::new("m1"),
         want: Want::Slot,
+        tenant: Tenant::default(),
+        class: Class::Interactive,
         since: now,
         deadline: None,
     });
@@ -396,7 +418,7 @@ fn models_that_outgrew_the_budget_make_the_oldest_idle_one_go() {
 fn an_idle_model_expires_and_the_scheduler_knows_when() {
     let mut world = two_models(60, 60);
     load(&mut world, 0);
-    let ends = world.board.next_wake().unwrap();
+    let ends = world.board.next_wake(world.now).unwrap();
     assert_eq!(ends - world.now, Duration::from_secs(30));
     world.now = ends;
     let decisions = settle(&mut world.board, world.now);
