@@ -114,7 +114,8 @@ async fn load(server: &Server, arguments: &ArgMatches, output: &Output) -> Resul
     }
     output.text(&format!(
         "{} is loaded and holds {} GB",
-        answer["model_id"], answer["vram_usage_gb"]
+        argument(arguments, "model"),
+        answer["vram_usage_gb"]
     ));
     Ok(())
 }
@@ -129,7 +130,8 @@ async fn unload(server: &Server, arguments: &ArgMatches, output: &Output) -> Res
     }
     output.text(&format!(
         "{} is unloaded and freed {} GB",
-        answer["model_id"], answer["vram_freed_gb"]
+        argument(arguments, "model"),
+        answer["vram_freed_gb"]
     ));
     Ok(())
 }

@@ -80,10 +80,15 @@ fn with_settings(command: Command, heeds: fn(&str) -> bool) -> Command {
                 .map(|name| format!(" [env: {name}]"))
                 .unwrap_or_default();
             let help = format!("{}{environment}", setting.help);
-            Arg::new(setting.key)
+            let flag = Arg::new(setting.key)
                 .long(setting.flag)
                 .value_name("VALUE")
-                .help(help)
+                .help(help);
+            if setting.is_switch {
+                flag.num_args(0..=1).default_missing_value("true")
+            } else {
+                flag
+            }
         });
     command.arg(file).args(flags)
 }

@@ -15,7 +15,6 @@ use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 
 pub(crate) use reader::Reader;
-use setting::NOT_BUILT;
 pub(crate) use setting::{SETTINGS, WITHOUT_EFFECT};
 
 const DEFAULTS: &str = include_str!("config.default.toml");
@@ -148,6 +147,7 @@ impl Config {
     pub(crate) fn read(sources: &Sources<'_>) -> Result<Self, Invalid> {
         let mut reader = Reader::new(DEFAULTS).map_err(|error| Invalid(vec![error.to_string()]))?;
         lay_over(&mut reader, sources);
+        refuse_other_stores(&mut reader);
         let config = Self::take(&mut reader);
         let problems = reader.finish();
         if problems.is_empty() {
@@ -202,7 +202,7 @@ impl Server {
                 "server.host",
                 format!(
                     "{host} can be reached by others, and there is no authentication yet; \
-                         set server.insecure = true (--insecure true) to allow it"
+                         set server.insecure = true (--insecure) to allow it"
                 ),
             );
         }
@@ -295,20 +295,23 @@ fn lay_over(reader: &mut Reader, sources: &Sources<'_>) {
             reader.overlay(setting.key, &value);
         }
     }
-    for (name, what) in NOT_BUILT {
-        if (sources.environment)(name).is_some() {
+}
+
+/// Where state would be kept elsewhere, and nothing stands behind it yet: better no server than one that keeps it here.
+fn refuse_other_stores(reader: &mut Reader) {
+    for (key, what) in [("state.mongo_uri", "MongoDB"), ("state.redis_uri", "Redis")] {
+        if text(reader, key).is_some() {
             reader.problem(
-                name,
-                format!("{what} is not implemented yet; unset it to use the embedded store"),
+                key,
+                format!("{what} is not implemented yet; leave it out to use the embedded store"),
             );
         }
     }
-    if let Some(kind) = (sources.environment)("VECTOR_DB_TYPE")
-        && !matches!(kind.as_str(), "embedded" | "mlx")
-    {
+    let kind: String = reader.take("state.vector_db_type");
+    if !matches!(kind.as_str(), "embedded" | "mlx") {
         reader.problem(
-            "VECTOR_DB_TYPE",
-            format!("{kind} is not implemented yet; use embedded"),
+            "state.vector_db_type",
+            format!("{kind:?} is not implemented yet; use \"embedded\""),
         );
     }
 }
@@ -436,7 +439,7 @@ mod tests {
             "server.colour",
             "models.eviction_policy",
             "models.max_vram_gb",
-            "REDIS_URI",
+            "state.redis_uri",
         ] {
             assert!(
                 problems.iter().any(|problem| problem.starts_with(key)),

@@ -3,6 +3,8 @@
 /// One setting that can be given outside the file. The first environment variable that is set wins.
 pub(crate) struct Setting {
     pub(crate) key: &'static str,
+    /// A flag without a value means true.
+    pub(crate) is_switch: bool,
     pub(crate) flag: &'static str,
     pub(crate) environment: &'static [&'static str],
     pub(crate) help: &'static str,
@@ -16,9 +18,22 @@ const fn setting(
 ) -> Setting {
     Setting {
         key,
+        is_switch: false,
         flag,
         environment,
         help,
+    }
+}
+
+const fn switch(
+    key: &'static str,
+    flag: &'static str,
+    environment: &'static [&'static str],
+    help: &'static str,
+) -> Setting {
+    Setting {
+        is_switch: true,
+        ..setting(key, flag, environment, help)
     }
 }
 
@@ -35,11 +50,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["SERVER_PORT"],
         "port to listen on; 0 picks a free one",
     ),
-    setting(
+    switch(
         "server.insecure",
         "insecure",
         &[],
-        "allow an address that others can reach (true or false)",
+        "allow an address that others can reach",
     ),
     setting(
         "paths.data",
@@ -125,23 +140,23 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["CONTEXT_LENGTH"],
         "its context length",
     ),
-    setting(
+    switch(
         "features.fusion",
         "enable-fusion",
         &["ENABLE_FUSION"],
-        "serve /api/fusion (true or false)",
+        "serve /api/fusion",
     ),
-    setting(
+    switch(
         "features.rag",
         "enable-rag",
         &["ENABLE_RAG"],
-        "serve /api/rag (true or false)",
+        "serve /api/rag",
     ),
-    setting(
+    switch(
         "features.mcp",
         "enable-mcp",
         &["ENABLE_MCP"],
-        "serve /api/mcp (true or false)",
+        "serve /api/mcp",
     ),
     setting(
         "jobs.ttl_days",
@@ -185,12 +200,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["LOG_LEVEL"],
         "error, warn, info, debug or trace",
     ),
-];
-
-/// Where state would be kept elsewhere, and nothing stands behind it yet: setting one stops the server, rather than be ignored.
-pub(crate) const NOT_BUILT: &[(&str, &str)] = &[
-    ("MONGO_URI", "MongoDB as the state store"),
-    ("REDIS_URI", "Redis as the job queue"),
+    setting(
+        "state.mongo_uri",
+        "mongo-uri",
+        &["MONGO_URI"],
+        "not implemented yet",
+    ),
+    setting(
+        "state.redis_uri",
+        "redis-uri",
+        &["REDIS_URI"],
+        "not implemented yet",
+    ),
+    setting(
+        "state.vector_db_type",
+        "vector-db-type",
+        &["VECTOR_DB_TYPE"],
+        "embedded",
+    ),
 ];
 
 /// Launch options of the predecessor that do nothing yet: the log says so where one is set.
