@@ -1,6 +1,6 @@
 //! The command line of every engine.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 use fusion_types::{Error, Result, model::ModelType};
@@ -14,10 +14,10 @@ pub(crate) struct Command {
 
 #[derive(Subcommand)]
 pub(crate) enum Action {
-    /// Load a model and serve it on a Unix socket until standard input ends.
+    /// Load a model and serve it until standard input ends.
     Serve {
-        #[arg(long)]
-        socket: PathBuf,
+        #[command(flatten)]
+        address: Address,
         #[command(flatten)]
         launch: Launch,
     },
@@ -26,6 +26,18 @@ pub(crate) enum Action {
         #[command(flatten)]
         launch: Launch,
     },
+}
+
+/// Where requests come from: a Unix socket, or TCP for whoever has no use for one.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Address {
+    /// A Unix socket to make.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// A TCP address, such as 127.0.0.1:9000.
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// How a model is to be loaded.

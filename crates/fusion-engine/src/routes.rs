@@ -32,6 +32,7 @@ pub(crate) fn router<E: Engine>(engine: Arc<E>) -> Router {
         .route("/v1/chat/completions", post(chat::<E>))
         .route("/v1/embeddings", post(embeddings::<E>))
         .route("/v1/rerank", post(rerank::<E>))
+        .route("/health", get(ready::<E>))
         .route("/engine/ready", get(ready::<E>))
         .route("/engine/stats", get(stats::<E>))
         .route("/engine/tokenize", post(tokenize::<E>))

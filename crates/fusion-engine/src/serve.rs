@@ -1,26 +1,27 @@
 //! From the command line to the last request.
 
 use std::{
+    fmt,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
     sync::Arc,
 };
 
+use axum::serve::ListenerExt;
 use clap::Parser;
 use fusion_types::{
     Error, ErrorCode, Result,
     engine::{DIALECT, EngineCard, Hello, HelloError, HelloOutcome},
 };
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     Engine, Launch,
-    launch::{Action, Command},
+    launch::{Action, Address, Command},
     parent, routes,
 };
 
@@ -34,7 +35,7 @@ pub fn main<E: Engine>() -> ExitCode {
         .init();
 
     let outcome = match Command::parse().action {
-        Action::Serve { socket, launch } => serve::<E>(&socket, &launch),
+        Action::Serve { address, launch } => serve::<E>(&address, &launch),
         Action::Estimate { launch } => {
             E::estimate(&launch).and_then(|estimate| print_line(&estimate))
         }
@@ -56,7 +57,7 @@ pub fn main<E: Engine>() -> ExitCode {
     }
 }
 
-fn serve<E: Engine>(socket: &Path, launch: &Launch) -> Result<()> {
+fn serve<E: Engine>(address: &Address, launch: &Launch) -> Result<()> {
     parent::watch().map_err(|error| Error::internal(format!("can't watch the parent: {error}")))?;
     let engine = Arc::new(E::load(launch)?);
     let card = engine.card();
@@ -65,26 +66,56 @@ fn serve<E: Engine>(socket: &Path, launch: &Launch) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("can't start the runtime: {error}")))?
-        .block_on(answer(engine, socket, card))
+        .block_on(answer(engine, address, card))
 }
 
-async fn answer<E: Engine>(engine: Arc<E>, socket: &Path, card: EngineCard) -> Result<()> {
-    let unavailable = |error: io::Error| {
-        Error::new(
-            ErrorCode::EngineUnavailable,
-            format!("can't listen on {}: {error}", socket.display()),
-        )
+async fn answer<E: Engine>(engine: Arc<E>, address: &Address, card: EngineCard) -> Result<()> {
+    let ready = || {
+        print_line(&Hello {
+            fusion: DIALECT,
+            outcome: HelloOutcome::Ready(card),
+        })
     };
-    let listener = UnixListener::bind(socket).map_err(unavailable)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
-    print_line(&Hello {
-        fusion: DIALECT,
-        outcome: HelloOutcome::Ready(card),
-    })?;
+    let router = routes::router(engine);
+    match (&address.socket, address.listen) {
+        (Some(path), _) => {
+            let listener =
+                UnixListener::bind(path).map_err(|error| unavailable(path.display(), &error))?;
+            ready()?;
+            until_terminated(axum::serve(listener, router)).await
+        }
+        (None, Some(address)) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| unavailable(address, &error))?;
+            let listener = listener.tap_io(|stream| {
+                // Tokens are small and must not wait for each other.
+                let _ = stream.set_nodelay(true);
+            });
+            ready()?;
+            until_terminated(axum::serve(listener, router)).await
+        }
+        (None, None) => Err(Error::invalid(
+            "socket",
+            "name a socket or an address to listen on",
+        )),
+    }
+}
+
+async fn until_terminated(server: impl IntoFuture<Output = io::Result<()>>) -> Result<()> {
+    let failed = |error: io::Error| Error::internal(format!("can't serve: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     tokio::select! {
-        served = axum::serve(listener, routes::router(engine)) => served.map_err(unavailable),
+        served = server.into_future() => served.map_err(failed),
         _ = terminate.recv() => Ok(()),
     }
+}
+
+fn unavailable(address: impl fmt::Display, error: &io::Error) -> Error {
+    Error::new(
+        ErrorCode::EngineUnavailable,
+        format!("can't listen on {address}: {error}"),
+    )
 }
 
 fn print_line(value: &impl serde::Serialize) -> Result<()> {
