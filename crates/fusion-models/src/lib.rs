@@ -11,6 +11,7 @@ mod engine;
 mod eviction;
 mod inference;
 mod lease;
+mod machine;
 mod memory;
 mod models;
 mod registry;
@@ -19,7 +20,9 @@ mod routing;
 mod scheduler;
 
 pub use config::{Config, EvictionPolicy, ModelDefinition};
+pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
 pub use report::{
-    LoadPlan, LoadReport, LoadRequest, ModelInfo, ModelQueue, QueueStats, UnloadReport,
+    Diagnostics, Eviction, EvictionReason, LoadPlan, LoadReport, LoadRequest, ModelInfo,
+    ModelQueue, QueueStats, RecentError, UnloadReport,
 };

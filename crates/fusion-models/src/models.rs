@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, LoadPlan, LoadReport, LoadRequest, ModelInfo, QueueStats, UnloadReport,
+    Config, Diagnostics, LoadPlan, LoadReport, LoadRequest, MemoryReader, ModelInfo, QueueStats,
+    UnloadReport,
     catalog::{self, Definition},
     engine::{RuntimeDir, Spawner},
     lease::Lease,
@@ -191,6 +192,16 @@ impl Models {
     pub async fn info(&self, name: &str) -> Result<ModelInfo> {
         let model = self.card(name)?.id;
         self.ask(|reply| Message::Info { model, reply }).await?
+    }
+
+    /// What happened lately, and what the budget and the machine have left.
+    ///
+    /// # Errors
+    /// `engine_unavailable` once the server has shut down.
+    pub async fn diagnostics(&self) -> Result<Diagnostics> {
+        let machine = blocking(|| Ok(MemoryReader::of_this_machine().read())).await?;
+        let known = self.ask(|reply| Message::Diagnostics { reply }).await?;
+        Ok(Diagnostics { machine, ..known })
     }
 
     pub fn queue_stats(&self) -> QueueStats {

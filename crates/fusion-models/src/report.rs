@@ -9,6 +9,8 @@ use fusion_types::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::MachineMemory;
+
 /// The body of `POST /v1/models/load`. Unknown fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadRequest {
@@ -115,6 +117,59 @@ pub struct ModelInfo {
     pub last_error: Option<String>,
     /// The last lines that the engine printed.
     pub log_tail: Vec<String>,
+    /// How it last came to be unloaded, where that is remembered.
+    pub last_eviction: Option<Eviction>,
+    /// What loading it would take now; `None` while its need isn't known.
+    pub plan: Option<LoadPlan>,
+}
+
+/// A model that was ended, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Eviction {
+    pub at: Timestamp,
+    pub model: ModelId,
+    #[serde(flatten)]
+    pub reason: EvictionReason,
+    /// What it was charged to the budget.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", content = "for_model", rename_all = "snake_case")]
+pub enum EvictionReason {
+    /// Another model needed the room.
+    RoomFor(ModelId),
+    /// Models grew, or the machine ran short of memory.
+    OverBudget,
+    /// Nobody used it for its time to live.
+    Idle,
+    /// The server shut down.
+    Draining,
+    /// Somebody asked for it.
+    Requested,
+}
+
+/// Something that went wrong with a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecentError {
+    pub at: Timestamp,
+    pub model: ModelId,
+    pub message: String,
+}
+
+/// What somebody wants to know who looks for the cause of something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diagnostics {
+    /// Since the registry started.
+    pub uptime: Duration,
+    pub machine: Option<MachineMemory>,
+    pub budget_bytes: u64,
+    pub charged_bytes: u64,
+    pub free_bytes: u64,
+    /// The latest first.
+    pub evictions: Vec<Eviction>,
+    /// The latest first.
+    pub errors: Vec<RecentError>,
 }
 
 /// Who runs and who waits, over all models.

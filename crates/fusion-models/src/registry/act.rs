@@ -156,6 +156,12 @@ impl Registry {
 
     fn evict(&mut self, id: &ModelId, why: &Why) {
         tracing::info!(model = %id, ?why, "evicting a model");
+        let bytes = self
+            .board
+            .models
+            .get(id)
+            .map_or(0, |model| model.state.bytes());
+        self.history.evicted(id, why.into(), bytes);
         if let Why::RoomFor(other) = why
             && let Some(other) = self.entries.get_mut(other)
         {

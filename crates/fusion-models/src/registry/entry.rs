@@ -146,6 +146,8 @@ impl Entry {
             recent_crashes: u32::try_from(model.backoff.recent_crashes()).unwrap_or(u32::MAX),
             last_error: self.last_error.clone(),
             log_tail: self.log.tail(),
+            last_eviction: None,
+            plan: None,
         }
     }
 }

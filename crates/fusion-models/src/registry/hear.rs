@@ -11,7 +11,7 @@ use super::{
     message::Started,
 };
 use crate::{
-    LoadPlan, LoadReport, UnloadReport,
+    Diagnostics, EvictionReason, LoadPlan, LoadReport, UnloadReport,
     catalog::{Definition, Origin},
     engine::{End, StartError, Stop},
     memory::{Learned, Need},
@@ -58,6 +58,7 @@ impl Registry {
                 reply,
             } => self.unload(&model, force, reply),
             Message::Info { model, reply } => drop(reply.send(self.info(&model))),
+            Message::Diagnostics { reply } => drop(reply.send(self.diagnostics())),
             Message::Found { definitions, reply } => {
                 self.take_found(definitions);
                 let _ = reply.send(());
@@ -73,8 +74,8 @@ impl Registry {
                 error,
             } => {
                 self.board.release(&model, incarnation, held, now);
-                if let (Some(entry), Some(error)) = (self.entries.get_mut(&model), error) {
-                    entry.note_error(&error);
+                if let Some(error) = error {
+                    self.note_error(&model, &error);
                 }
             }
             Message::Predicted { model, outcome } => self.predicted(&model, outcome, now),
@@ -298,14 +299,45 @@ impl Registry {
         if !self.board.models[id].state.is_resident() {
             return;
         }
+        self.history.evicted(id, EvictionReason::Requested, bytes);
         self.board.unload(id);
         self.stop(id, if force { Stop::Force } else { Stop::Unload });
     }
 
     fn info(&self, id: &ModelId) -> Result<crate::ModelInfo> {
         match (self.entries.get(id), self.board.models.get(id)) {
-            (Some(entry), Some(model)) => Ok(entry.info(model, self.board.queued(id))),
+            (Some(entry), Some(model)) => Ok(crate::ModelInfo {
+                last_eviction: self.history.last_of(id).cloned(),
+                plan: self.plan_of(entry, model),
+                ..entry.info(model, self.board.queued(id))
+            }),
             _ => Err(self.unknown(id)),
+        }
+    }
+
+    fn plan_of(&self, entry: &Entry, model: &Model) -> Option<LoadPlan> {
+        let bytes = model.predicted?;
+        let estimate = entry.estimate.unwrap_or(bytes);
+        self.plan(&entry.definition, Need { bytes, estimate }).ok()
+    }
+
+    fn diagnostics(&self) -> Diagnostics {
+        Diagnostics {
+            uptime: self.started.elapsed(),
+            machine: None,
+            budget_bytes: self.board.limits.budget_bytes,
+            charged_bytes: self.board.charged(),
+            free_bytes: self.board.free().bytes,
+            evictions: self.history.evictions(),
+            errors: self.history.errors(),
+        }
+    }
+
+    /// An error that counts against the model.
+    fn note_error(&mut self, id: &ModelId, message: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.note_error(message);
+            self.history.failed(id, message);
         }
     }
 
@@ -344,11 +376,10 @@ impl Registry {
     }
 
     fn predicted(&mut self, id: &ModelId, outcome: Result<Need>, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(id) {
-            match &outcome {
-                Ok(need) => entry.estimate = Some(need.estimate),
-                Err(error) => entry.note_error(&error.message),
-            }
+        match (&outcome, self.entries.get_mut(id)) {
+            (Ok(need), Some(entry)) => entry.estimate = Some(need.estimate),
+            (Err(error), _) => self.note_error(id, &error.message),
+            (Ok(_), None) => {}
         }
         self.board
             .predicted(id, outcome.map(|need| need.bytes), now);
@@ -381,7 +412,7 @@ impl Registry {
             }
             Err(StartError { error, crashed }) => {
                 tracing::warn!(model = %id, %error, crashed, "a model can't be loaded");
-                entry.note_error(&error.message);
+                self.note_error(id, &error.message);
                 self.board
                     .start_failed(id, incarnation, error, crashed, now);
                 self.left(id);
@@ -394,6 +425,7 @@ impl Registry {
             && let Some(entry) = self.entries.get_mut(id)
         {
             entry.last_error = Some(end.error.message.clone());
+            self.history.failed(id, &end.error.message);
         }
         self.board.ended(id, incarnation, &end.error.message, now);
         self.left(id);

@@ -7,7 +7,7 @@ use fusion_types::{Class, Error, Result, Tenant, model::ModelId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    LoadPlan, LoadReport, ModelInfo, UnloadReport,
+    Diagnostics, LoadPlan, LoadReport, ModelInfo, UnloadReport,
     catalog::Definition,
     engine::{End, Engine, StartError},
     lease::Lease,
@@ -45,13 +45,18 @@ pub(crate) enum Message {
         model: ModelId,
         reply: oneshot::Sender<Result<ModelInfo>>,
     },
+    Diagnostics {
+        reply: oneshot::Sender<Diagnostics>,
+    },
     /// What lies in the models folder now.
     Found {
         definitions: Vec<Definition>,
         reply: oneshot::Sender<()>,
     },
     /// Whoever asked doesn't wait any more.
-    Withdraw { waiter: WaiterId },
+    Withdraw {
+        waiter: WaiterId,
+    },
     Released {
         model: ModelId,
         incarnation: Incarnation,

@@ -3,6 +3,7 @@
 mod act;
 mod entry;
 mod hear;
+mod history;
 mod limits;
 mod message;
 mod view;
@@ -17,7 +18,7 @@ use fusion_types::{Result, model::ModelId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{entry::Entry, limits::Shares};
+use self::{entry::Entry, history::History, limits::Shares};
 pub(crate) use self::{
     message::{Mailbox, Message},
     view::View,
@@ -56,6 +57,8 @@ pub(crate) struct Registry {
     mailbox: mpsc::WeakUnboundedSender<Message>,
     view: watch::Sender<Arc<View>>,
     shares: Shares,
+    history: History,
+    started: Instant,
     /// The children's own tasks; the registry ends after the last of them.
     children: TaskTracker,
 }
@@ -103,6 +106,8 @@ impl Registry {
             replies: HashMap::new(),
             mailbox: mailbox.downgrade(),
             view,
+            history: History::default(),
+            started: Instant::now(),
             children,
         };
         for (definition, learned) in definitions {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod context;
+mod diagnostics;
 mod fusion;
 mod health;
 mod listen;
@@ -75,6 +76,7 @@ fn operations() -> Router<App> {
         .route("/", get(not_built))
         .route("/docs", get(not_built))
         .route("/openapi.json", get(not_built))
+        .route("/internal/diagnostics", get(diagnostics::diagnostics))
         .route("/internal/{*rest}", any(not_built))
 }
 

@@ -3,20 +3,13 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
+use fusion_models::{ModelQueue, QueueStats};
 use serde_json::{Value, json};
 
 use super::App;
 
 pub(crate) async fn stats(State(App { models, .. }): State<App>) -> Json<Value> {
     let stats = models.queue_stats();
-    let by_model: BTreeMap<_, _> = stats
-        .models
-        .iter()
-        .map(|(id, queue)| {
-            let row = json!({ "running": queue.running, "queue_size": queue.queued, "max_concurrency": queue.slots });
-            (id.as_str(), row)
-        })
-        .collect();
     let all = json!({
         "running": stats.running > 0,
         "queue_size": stats.queued,
@@ -24,5 +17,13 @@ pub(crate) async fn stats(State(App { models, .. }): State<App>) -> Json<Value> 
         "active_requests": stats.running,
         "max_concurrency": stats.slots,
     });
-    Json(json!({ "status": "ok", "queue_stats": { "queue_stats": all }, "models": by_model }))
+    Json(
+        json!({ "status": "ok", "queue_stats": { "queue_stats": all }, "models": by_model(&stats) }),
+    )
+}
+
+pub(crate) fn by_model(stats: &QueueStats) -> BTreeMap<&str, Value> {
+    let row = |queue: &ModelQueue| json!({ "running": queue.running, "queue_size": queue.queued, "max_concurrency": queue.slots });
+    let rows = stats.models.iter();
+    rows.map(|(id, queue)| (id.as_str(), row(queue))).collect()
 }

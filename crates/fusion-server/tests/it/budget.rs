@@ -121,3 +121,60 @@ async fn ids_with_slashes_work_raw_and_encoded() {
     let (status, _) = client.delete("/v1/models/owner%2Fname/unload").await;
     assert_eq!(status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn why_a_model_went_and_whether_it_would_fit_is_told() {
+    let home = home();
+    let server = home.start().await;
+    let client = server.client();
+    for model in ["a", "b", "a", "c"] {
+        client
+            .ask("/v1/chat/completions", &chat(model, "hi", false))
+            .await;
+    }
+    let info = client.look("/v1/models/b/info").await;
+    let last = &info["last_eviction"];
+    assert_eq!(
+        (&last["reason"], &last["for_model"]),
+        (&json!("room_for"), &json!("c"))
+    );
+    assert!(last["bytes"].as_u64().unwrap() > 100 << 20);
+    assert_eq!(info["plan"]["fits"], true);
+    assert_eq!(info["plan"]["evict"], json!(["a"]));
+    assert_eq!(
+        client.look("/v1/models/a/info").await["last_eviction"],
+        json!(null)
+    );
+
+    client.delete("/v1/models/c/unload").await;
+    let diagnostics = client.look("/internal/diagnostics").await;
+    let log: Vec<_> = diagnostics["eviction_log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["model"].clone(), entry["reason"].clone()))
+        .collect();
+    assert_eq!(
+        log,
+        [
+            (json!("c"), json!("requested")),
+            (json!("b"), json!("room_for"))
+        ]
+    );
+    let resources = &diagnostics["resources"];
+    let bytes = |name: &str| resources[name].as_u64().unwrap();
+    assert_eq!(bytes("budget_bytes"), 250_000_000);
+    assert_eq!(
+        bytes("charged_bytes") + bytes("free_bytes"),
+        bytes("budget_bytes")
+    );
+    assert_eq!(diagnostics["recent_errors"], json!([]));
+    assert_eq!(diagnostics["jobs"]["queued"], 0);
+    assert_eq!(diagnostics["queues"]["a"]["running"], 0);
+    assert!(
+        diagnostics["system"]["memory"]["available_bytes"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+}

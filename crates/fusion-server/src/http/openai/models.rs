@@ -108,7 +108,7 @@ pub(crate) async fn post(
 
 const TIER: &str = "3A";
 
-fn row(card: &ModelCard) -> Value {
+pub(crate) fn row(card: &ModelCard) -> Value {
     let mut row = json!({
         "id": card.id,
         "object": "model",
@@ -150,6 +150,8 @@ fn info(info: &ModelInfo) -> Value {
         "last_used_at": info.last_used_at,
         "recent_crashes": info.recent_crashes,
         "log_tail": info.log_tail,
+        "last_eviction": info.last_eviction,
+        "plan": info.plan,
     });
     merge(&mut answer, more);
     merge(&mut answer, counters(info));
