@@ -17,11 +17,12 @@ use fusion_types::{
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 
-use crate::{Models, engine::ChatEvents, lease::Lease, routing};
+use crate::{Models, engine::ChatEvents, lease::Lease, routing, stats::Clock};
 
 #[async_trait]
 impl Inference for Models {
     async fn chat(&self, call: &Call, mut request: ChatRequest) -> Result<Generation> {
+        let mut clock = Clock::start();
         let (mut lease, route) = self
             .acquire(call, &request.model.parse()?, Some(Capability::Chat))
             .await?;
@@ -34,7 +35,11 @@ impl Inference for Models {
             Ok((first, events))
         })
         .await?;
+        if let Some(sample) = first.as_ref().and_then(|event| clock.hear(event)) {
+            lease.answered(sample);
+        }
         let running = Running {
+            clock,
             events: rest,
             lease,
             deadline: call.deadline,
@@ -48,6 +53,7 @@ impl Inference for Models {
     }
 
     async fn embed(&self, call: &Call, mut request: EmbedRequest) -> Result<Embedded> {
+        let clock = Clock::start();
         let (mut lease, route) = self
             .acquire(call, &request.model.parse()?, Some(Capability::Embeddings))
             .await?;
@@ -60,6 +66,7 @@ impl Inference for Models {
                 .await
         })
         .await?;
+        lease.answered(clock.read(vectors.tokens));
         Ok(Embedded {
             model: route.model,
             vectors,
@@ -67,6 +74,7 @@ impl Inference for Models {
     }
 
     async fn rerank(&self, call: &Call, mut request: RerankRequest) -> Result<Reranked> {
+        let clock = Clock::start();
         let (mut lease, route) = self
             .acquire(call, &request.model.parse()?, Some(Capability::Rerank))
             .await?;
@@ -75,6 +83,7 @@ impl Inference for Models {
             lease.engine.client.rerank(&request).await
         })
         .await?;
+        lease.answered(clock.read(scores.tokens));
         Ok(Reranked {
             model: route.model,
             scores,
@@ -116,6 +125,7 @@ async fn run<T>(
 /// A generation under way, with the lease that keeps its model. The lease goes back at the last event, or when this is dropped.
 struct Running {
     events: ChatEvents,
+    clock: Clock,
     lease: Lease,
     deadline: Option<Instant>,
 }
@@ -128,7 +138,12 @@ impl Running {
                 .await
                 .unwrap_or_else(|| Some(Err(timeout())));
             match event? {
-                Ok(event) => Some((Ok(event), Some(running))),
+                Ok(event) => {
+                    if let Some(sample) = running.clock.hear(&event) {
+                        running.lease.answered(sample);
+                    }
+                    Some((Ok(event), Some(running)))
+                }
                 Err(error) => {
                     running.lease.note(&error);
                     Some((Err(error), None))

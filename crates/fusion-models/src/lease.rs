@@ -8,6 +8,7 @@ use crate::{
     engine::Engine,
     registry::{Mailbox, Message},
     scheduler::board::Incarnation,
+    stats::Sample,
 };
 
 /// One slot of one process. It goes back when this is dropped.
@@ -16,6 +17,7 @@ pub(crate) struct Lease {
     pub(crate) engine: Arc<Engine>,
     incarnation: Incarnation,
     since: Instant,
+    sample: Option<Sample>,
     error: Option<String>,
     mailbox: Mailbox,
 }
@@ -32,9 +34,15 @@ impl Lease {
             engine,
             incarnation,
             since: Instant::now(),
+            sample: None,
             error: None,
             mailbox,
         }
+    }
+
+    /// Notes that the request was answered whole.
+    pub(crate) fn answered(&mut self, sample: Sample) {
+        self.sample = Some(sample);
     }
 
     /// Notes that the request failed, for the model's statistics. An error of the client's own isn't the model's.
@@ -52,6 +60,7 @@ impl Drop for Lease {
             model: self.model.clone(),
             incarnation: self.incarnation,
             held: self.since.elapsed(),
+            sample: self.sample,
             error: self.error.take(),
         });
     }

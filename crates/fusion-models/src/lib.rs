@@ -18,11 +18,12 @@ mod registry;
 mod report;
 mod routing;
 mod scheduler;
+mod stats;
 
 pub use config::{Config, EvictionPolicy, ModelDefinition};
 pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
 pub use report::{
     Diagnostics, Eviction, EvictionReason, LoadPlan, LoadReport, LoadRequest, ModelInfo,
-    ModelQueue, QueueStats, RecentError, UnloadReport,
+    ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, UnloadReport,
 };

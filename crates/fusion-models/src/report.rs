@@ -110,8 +110,7 @@ pub struct ModelInfo {
     pub queued_requests: usize,
     pub request_count: u64,
     pub error_count: u64,
-    /// Mean time from grant to return of a lease.
-    pub mean_service_time: Option<Duration>,
+    pub stats: ModelStats,
     /// Deaths that count towards the `failed` state.
     pub recent_crashes: u32,
     pub last_error: Option<String>,
@@ -121,6 +120,28 @@ pub struct ModelInfo {
     pub last_eviction: Option<Eviction>,
     /// What loading it would take now; `None` while its need isn't known.
     pub plan: Option<LoadPlan>,
+}
+
+/// How fast a model answered, over the last requests that it answered whole; tokens over all of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelStats {
+    /// Requests that the percentiles are of.
+    pub window: usize,
+    pub tokens_in: u64,
+    pub tokens_out: u64,
+    /// From the call to the end of the answer, waiting included.
+    pub latency_ms: Option<Percentiles>,
+    /// From the call to the first token.
+    pub first_token_ms: Option<Percentiles>,
+    pub tokens_per_second: Option<Percentiles>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percentiles {
+    pub avg: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
 }
 
 /// A model that was ended, and why.

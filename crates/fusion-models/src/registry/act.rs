@@ -20,6 +20,7 @@ use crate::{
         Decision, Why,
         board::{Incarnation, State, WaiterId},
     },
+    stats,
 };
 
 /// A measured footprint is kept again once it has changed by more than one part in so many.
@@ -51,6 +52,7 @@ impl Registry {
             return;
         };
         entry.requests += 1;
+        stats::count_request(id);
         entry.last_used_at = Some(Timestamp::now());
         // A lease that nobody takes is returned as it is dropped.
         let lease = Lease::new(id.clone(), engine, model.incarnation, mailbox);

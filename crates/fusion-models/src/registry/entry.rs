@@ -19,6 +19,7 @@ use crate::{
     engine::{Engine, LogRing},
     memory::Learned,
     scheduler::board::{Model, State},
+    stats::Stats,
 };
 
 pub(super) struct Entry {
@@ -36,6 +37,7 @@ pub(super) struct Entry {
     pub(super) last_used_at: Option<Timestamp>,
     pub(super) requests: u64,
     pub(super) errors: u64,
+    pub(super) stats: Stats,
     pub(super) last_error: Option<String>,
     /// Models that made room for the last start.
     pub(super) evicted: Vec<ModelId>,
@@ -65,6 +67,7 @@ impl Entry {
             last_used_at: None,
             requests: 0,
             errors: 0,
+            stats: Stats::default(),
             last_error: None,
             evicted: Vec::new(),
             leaving: Vec::new(),
@@ -142,7 +145,7 @@ impl Entry {
             queued_requests: queued,
             request_count: self.requests,
             error_count: self.errors,
-            mean_service_time: model.service,
+            stats: self.stats.report(),
             recent_crashes: u32::try_from(model.backoff.recent_crashes()).unwrap_or(u32::MAX),
             last_error: self.last_error.clone(),
             log_tail: self.log.tail(),

@@ -17,6 +17,7 @@ use crate::{
     memory::{Learned, Need},
     routing, scheduler,
     scheduler::board::{Incarnation, Model, State, Waiter, WaiterId, Want},
+    stats,
 };
 
 impl Registry {
@@ -71,9 +72,14 @@ impl Registry {
                 model,
                 incarnation,
                 held,
+                sample,
                 error,
             } => {
                 self.board.release(&model, incarnation, held, now);
+                if let (Some(entry), Some(sample)) = (self.entries.get_mut(&model), sample) {
+                    entry.stats.add(sample);
+                    stats::count_sample(&model, &sample);
+                }
                 if let Some(error) = error {
                     self.note_error(&model, &error);
                 }

@@ -13,6 +13,7 @@ use crate::{
     lease::Lease,
     memory::Need,
     scheduler::board::{Incarnation, WaiterId},
+    stats::Sample,
 };
 
 pub(crate) type Mailbox = mpsc::UnboundedSender<Message>;
@@ -61,6 +62,7 @@ pub(crate) enum Message {
         model: ModelId,
         incarnation: Incarnation,
         held: Duration,
+        sample: Option<Sample>,
         error: Option<String>,
     },
     Predicted {

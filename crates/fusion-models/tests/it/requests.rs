@@ -12,7 +12,7 @@ use fusion_types::{
 use futures::{StreamExt, future::join_all};
 use serde_json::json;
 
-use crate::setting::{PATIENCE, Setting, call, chat, fake, text};
+use crate::setting::{PATIENCE, Setting, call, chat, fake, slow_answer, text};
 
 #[tokio::test]
 async fn a_chat_loads_its_model_and_streams_its_answer() {
@@ -185,4 +185,35 @@ async fn a_passed_deadline_ends_a_stream() {
         .unwrap()
         .unwrap_err();
     assert_eq!(error.code, ErrorCode::Timeout);
+}
+
+#[tokio::test]
+async fn a_model_s_speed_is_told_of_whole_answers_only() {
+    let setting = Setting::new(&["m"]).await;
+    setting.load("m", slow_answer(6, 20)).await;
+    for _ in 0..3 {
+        text(setting.chat("m").await.unwrap()).await.unwrap();
+    }
+    let mut left = setting.chat("m").await.unwrap();
+    left.events.next().await.unwrap().unwrap();
+    drop(left);
+    let info = setting
+        .until("m", |info| {
+            info.active_requests == 0 && info.stats.window == 3
+        })
+        .await;
+    assert_eq!((info.request_count, info.error_count), (4, 0));
+    let stats = info.stats;
+    assert_eq!((stats.tokens_in, stats.tokens_out), (9, 18));
+    let (latency, first) = (stats.latency_ms.unwrap(), stats.first_token_ms.unwrap());
+    assert!(
+        latency.p50 >= 100.0 && latency.p50 <= latency.p99,
+        "{latency:?}"
+    );
+    assert!(
+        first.p50 > 0.0 && first.p50 <= latency.p50 - 80.0,
+        "{first:?} of {latency:?}"
+    );
+    let pace = stats.tokens_per_second.unwrap();
+    assert!(pace.p99 <= 55.0 && pace.avg > 1.0, "{pace:?}");
 }

@@ -18,3 +18,4 @@ mod rag;
 mod real;
 mod receiver;
 mod server;
+mod stats;

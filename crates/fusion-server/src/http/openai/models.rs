@@ -1,7 +1,7 @@
 //! `/v1/models`: what can be loaded, what is, and changing that.
 
 use axum::{Json, extract::State};
-use fusion_models::{LoadRequest, ModelInfo};
+use fusion_models::{LoadRequest, ModelInfo, Percentiles};
 use fusion_types::{
     Error, ErrorCode,
     model::{ModelCard, ModelStatus},
@@ -173,7 +173,34 @@ fn info(info: &ModelInfo) -> Value {
 fn stats(info: &ModelInfo) -> Value {
     let mut answer = json!({ "model_id": info.card.id, "status": info.card.status });
     merge(&mut answer, counters(info));
+    let known = &info.stats;
+    let more = json!({ "tokens_in": known.tokens_in, "tokens_out": known.tokens_out, "window": known.window });
+    merge(&mut answer, more);
+    percentiles(&mut answer, "latency", "_ms", known.latency_ms);
+    percentiles(&mut answer, "ttft", "_ms", known.first_token_ms);
+    percentiles(
+        &mut answer,
+        "tokens_per_second",
+        "",
+        known.tokens_per_second,
+    );
     answer
+}
+
+/// `{name}_avg{unit}` and so on, null where nothing was measured yet.
+fn percentiles(answer: &mut Value, name: &str, unit: &str, known: Option<Percentiles>) {
+    let mut set = |which: &str, pick: fn(Percentiles) -> f64| {
+        answer[format!("{name}_{which}{unit}")] = known.map(|known| rounded(pick(known))).into();
+    };
+    set("avg", |known| known.avg);
+    set("p50", |known| known.p50);
+    set("p95", |known| known.p95);
+    set("p99", |known| known.p99);
+}
+
+/// To two decimals.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 fn counters(info: &ModelInfo) -> Value {
@@ -182,7 +209,7 @@ fn counters(info: &ModelInfo) -> Value {
         "queued_requests": info.queued_requests,
         "request_count": info.request_count,
         "error_count": info.error_count,
-        "latency_avg_ms": info.mean_service_time.map(millis),
+        "latency_avg_ms": info.stats.latency_ms.map(|latency| rounded(latency.avg)),
         "last_error": info.last_error,
     })
 }
