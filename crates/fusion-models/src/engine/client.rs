@@ -12,7 +12,7 @@ use fusion_types::{
     error::ErrorBody,
     rerank::{RerankRequest, Score, Scores},
 };
-use hyper::{Method, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::timeout;
@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use super::{
     chat::{self, ChatEvents},
     supervisor::{Life, Stop},
-    wire::{Response, Wire, WireError},
 };
 
 /// How long an engine may take for a question about itself.
@@ -35,14 +34,27 @@ const PROMPT_PATIENCE: u32 = 5;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    wire: Wire,
+    http: reqwest::Client,
     hang_timeout: Duration,
     life: Life,
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Self {
-        Self { wire: Wire::new(socket), hang_timeout, life }
+    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            // No certificates: there is no TLS on the socket, and reading the system's takes milliseconds.
+            .tls_certs_only([])
+            .build()
+            .map_err(|error| {
+                Error::internal(format!("can't make a client for the engine: {error}"))
+            })?;
+        Ok(Self {
+            http,
+            hang_timeout,
+            life,
+        })
     }
 
     /// Starts a generation. Dropping the events closes the connection, which frees the slot.
@@ -92,13 +104,16 @@ impl Client {
     }
 
     pub(crate) async fn limit(&self, limits: EngineLimits) -> Result<()> {
-        let body = serde_json::to_vec(&limits).map_err(|error| Error::internal(error.to_string()))?;
-        let sent = timeout(SHORT, self.wire.send(Method::POST, "/engine/limits", body.into()));
-        match sent.await {
-            Ok(Ok(response)) => response.bytes().await.map(drop).map_err(|error| unreadable(&error.to_string())),
-            Ok(Err(error)) => Err(unreadable(&error.to_string())),
-            Err(_) => Err(unreadable("it didn't answer in time")),
-        }
+        let request = self
+            .http
+            .post(url("/engine/limits"))
+            .json(&limits)
+            .timeout(SHORT);
+        request
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| unreadable(&error.to_string()))
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
@@ -114,7 +129,7 @@ impl Client {
         let mut pause = Duration::from_millis(4);
         for _ in 0..FULL_RETRIES {
             let response = self.send(path, body.clone()).await?;
-            if response.status != StatusCode::SERVICE_UNAVAILABLE {
+            if response.status() != StatusCode::SERVICE_UNAVAILABLE {
                 return self.check(response).await;
             }
             tokio::time::sleep(pause).await;
@@ -125,11 +140,16 @@ impl Client {
     }
 
     async fn send(&self, path: &str, body: Bytes) -> Result<Response> {
-        self.patiently(self.wire.send(Method::POST, path, body)).await
+        let request = self
+            .http
+            .post(url(path))
+            .header("content-type", "application/json")
+            .body(body);
+        self.patiently(request.send()).await
     }
 
     async fn check(&self, response: Response) -> Result<Response> {
-        let status = response.status;
+        let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
@@ -146,12 +166,12 @@ impl Client {
     }
 
     /// Waits for an answer as long as the engine shows a sign of life each time the patience is over.
-    async fn patiently<T>(&self, answer: impl Future<Output = Result<T, WireError>>) -> Result<T> {
+    async fn patiently<T>(&self, answer: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
         let mut answer = std::pin::pin!(answer);
         loop {
             match timeout(self.hang_timeout, &mut answer).await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => return Err(self.lost(&*error).await),
+                Ok(Err(error)) => return Err(self.lost(&error).await),
                 Err(_) if self.is_alive().await => {}
                 Err(_) => return Err(self.end_silent().await),
             }
@@ -159,12 +179,13 @@ impl Client {
     }
 
     async fn is_alive(&self) -> bool {
-        let asked = async {
-            let response = self.wire.send(Method::GET, "/engine/ready", Bytes::new()).await?;
-            let alive = response.status.is_success();
-            response.bytes().await.map(|_| alive)
-        };
-        matches!(timeout(SHORT, asked).await, Ok(Ok(true)))
+        let ready = self
+            .http
+            .get(url("/engine/ready"))
+            .timeout(SHORT)
+            .send()
+            .await;
+        ready.is_ok_and(|response| response.status().is_success())
     }
 
     /// The next piece of a streamed body; silence is taken for a hang. Before the first event the prompt is read, which may
@@ -179,7 +200,7 @@ impl Client {
         for round in 1..=rounds {
             match timeout(self.hang_timeout, &mut piece).await {
                 Ok(Ok(piece)) => return Ok(piece),
-                Ok(Err(error)) => return Err(self.lost(&*error).await),
+                Ok(Err(error)) => return Err(self.lost(&error).await),
                 Err(_) if round < rounds && self.is_alive().await => {}
                 Err(_) => break,
             }
@@ -202,6 +223,11 @@ impl Client {
             ),
         }
     }
+}
+
+/// The host is never looked at: the socket is the address.
+fn url(path: &str) -> String {
+    format!("http://engine{path}")
 }
 
 pub(super) fn unreadable(why: &str) -> Error {

@@ -152,11 +152,21 @@ pub(crate) async fn start(
         ),
         crashed: true,
     };
-    let ready = outcome.unwrap_or_else(|_| Err(too_late()));
+    let ready = outcome
+        .unwrap_or_else(|_| Err(too_late()))
+        .and_then(|card| {
+            let client = Client::new(&start.socket, start.hang_timeout, life.clone());
+            client
+                .map(|client| (card, client))
+                .map_err(|error| StartError {
+                    error,
+                    crashed: false,
+                })
+        });
     match ready {
-        Ok(card) => Ok(Engine {
+        Ok((card, client)) => Ok(Engine {
             card,
-            client: Client::new(&start.socket, start.hang_timeout, life.clone()),
+            client,
             pid,
             life,
             threads: AtomicU32::new(start.launch.threads),
