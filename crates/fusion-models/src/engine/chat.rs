@@ -8,13 +8,13 @@ use fusion_types::{
     error::ErrorBody,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
-use reqwest::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{
     client::{Client, unreadable},
     sse::Parser,
+    wire::Response,
 };
 
 /// Events in order; an error is the last item.

@@ -12,7 +12,7 @@ use fusion_types::{
     error::ErrorBody,
     rerank::{RerankRequest, Score, Scores},
 };
-use reqwest::{Response, StatusCode};
+use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::{
     chat::{self, ChatEvents},
     supervisor::{Life, Stop},
+    wire::{Response, Wire, WireError},
 };
 
 /// How long an engine may take for a question about itself.
@@ -34,27 +35,18 @@ const PROMPT_PATIENCE: u32 = 5;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    wire: Wire,
     hang_timeout: Duration,
     life: Life,
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .no_proxy()
-            // No certificates: there is no TLS on the socket, and reading the system's takes milliseconds.
-            .tls_certs_only([])
-            .build()
-            .map_err(|error| {
-                Error::internal(format!("can't make a client for the engine: {error}"))
-            })?;
-        Ok(Self {
-            http,
+    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Self {
+        Self {
+            wire: Wire::new(socket),
             hang_timeout,
             life,
-        })
+        }
     }
 
     /// Starts a generation. Dropping the events closes the connection, which frees the slot.
@@ -104,16 +96,21 @@ impl Client {
     }
 
     pub(crate) async fn limit(&self, limits: EngineLimits) -> Result<()> {
-        let request = self
-            .http
-            .post(url("/engine/limits"))
-            .json(&limits)
-            .timeout(SHORT);
-        request
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| unreadable(&error.to_string()))
+        let body =
+            serde_json::to_vec(&limits).map_err(|error| Error::internal(error.to_string()))?;
+        let sent = timeout(
+            SHORT,
+            self.wire.send(Method::POST, "/engine/limits", body.into()),
+        );
+        match sent.await {
+            Ok(Ok(response)) => response
+                .bytes()
+                .await
+                .map(drop)
+                .map_err(|error| unreadable(&error.to_string())),
+            Ok(Err(error)) => Err(unreadable(&error.to_string())),
+            Err(_) => Err(unreadable("it didn't answer in time")),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
@@ -129,7 +126,7 @@ impl Client {
         let mut pause = Duration::from_millis(4);
         for _ in 0..FULL_RETRIES {
             let response = self.send(path, body.clone()).await?;
-            if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            if response.status != StatusCode::SERVICE_UNAVAILABLE {
                 return self.check(response).await;
             }
             tokio::time::sleep(pause).await;
@@ -140,16 +137,12 @@ impl Client {
     }
 
     async fn send(&self, path: &str, body: Bytes) -> Result<Response> {
-        let request = self
-            .http
-            .post(url(path))
-            .header("content-type", "application/json")
-            .body(body);
-        self.patiently(request.send()).await
+        self.patiently(self.wire.send(Method::POST, path, body))
+            .await
     }
 
     async fn check(&self, response: Response) -> Result<Response> {
-        let status = response.status();
+        let status = response.status;
         if status.is_success() {
             return Ok(response);
         }
@@ -166,12 +159,12 @@ impl Client {
     }
 
     /// Waits for an answer as long as the engine shows a sign of life each time the patience is over.
-    async fn patiently<T>(&self, answer: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
+    async fn patiently<T>(&self, answer: impl Future<Output = Result<T, WireError>>) -> Result<T> {
         let mut answer = std::pin::pin!(answer);
         loop {
             match timeout(self.hang_timeout, &mut answer).await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => return Err(self.lost(&error).await),
+                Ok(Err(error)) => return Err(self.lost(&*error).await),
                 Err(_) if self.is_alive().await => {}
                 Err(_) => return Err(self.end_silent().await),
             }
@@ -179,13 +172,15 @@ impl Client {
     }
 
     async fn is_alive(&self) -> bool {
-        let ready = self
-            .http
-            .get(url("/engine/ready"))
-            .timeout(SHORT)
-            .send()
-            .await;
-        ready.is_ok_and(|response| response.status().is_success())
+        let asked = async {
+            let response = self
+                .wire
+                .send(Method::GET, "/engine/ready", Bytes::new())
+                .await?;
+            let alive = response.status.is_success();
+            response.bytes().await.map(|_| alive)
+        };
+        matches!(timeout(SHORT, asked).await, Ok(Ok(true)))
     }
 
     /// The next piece of a streamed body; silence is taken for a hang. Before the first event the prompt is read, which may
@@ -200,7 +195,7 @@ impl Client {
         for round in 1..=rounds {
             match timeout(self.hang_timeout, &mut piece).await {
                 Ok(Ok(piece)) => return Ok(piece),
-                Ok(Err(error)) => return Err(self.lost(&error).await),
+                Ok(Err(error)) => return Err(self.lost(&*error).await),
                 Err(_) if round < rounds && self.is_alive().await => {}
                 Err(_) => break,
             }
@@ -223,11 +218,6 @@ impl Client {
             ),
         }
     }
-}
-
-/// The host is never looked at: the socket is the address.
-fn url(path: &str) -> String {
-    format!("http://engine{path}")
 }
 
 pub(super) fn unreadable(why: &str) -> Error {

@@ -10,6 +10,7 @@ mod process;
 mod runtime_dir;
 mod sse;
 mod supervisor;
+mod wire;
 
 pub(crate) use chat::ChatEvents;
 pub(crate) use client::Client;

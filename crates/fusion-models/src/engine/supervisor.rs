@@ -152,21 +152,11 @@ pub(crate) async fn start(
         ),
         crashed: true,
     };
-    let ready = outcome
-        .unwrap_or_else(|_| Err(too_late()))
-        .and_then(|card| {
-            let client = Client::new(&start.socket, start.hang_timeout, life.clone());
-            client
-                .map(|client| (card, client))
-                .map_err(|error| StartError {
-                    error,
-                    crashed: false,
-                })
-        });
+    let ready = outcome.unwrap_or_else(|_| Err(too_late()));
     match ready {
-        Ok((card, client)) => Ok(Engine {
+        Ok(card) => Ok(Engine {
             card,
-            client,
+            client: Client::new(&start.socket, start.hang_timeout, life.clone()),
             pid,
             life,
             threads: AtomicU32::new(start.launch.threads),
