@@ -44,7 +44,8 @@ class Server:
     def __init__(self, environment=None, models_dir=None, configuration=""):
         self.configuration = configuration
         self.models_dir = models_dir or models_folder()
-        self.environment = {**os.environ, **(environment or {})}
+        # The models folder alone: what else this machine has would change from one to the next.
+        self.environment = {**os.environ, "FUSIOND_SEARCH_KNOWN_FOLDERS": "false", **(environment or {})}
         self.folder = Path(tempfile.mkdtemp(prefix="fusiond-"))
         self.log = self.folder / "log"
         self.process = None

@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 pub struct Config {
     /// Searched for model files and folders, three levels deep.
     pub models_dir: PathBuf,
+    /// Searched as well.
+    pub known_folders: KnownFolders,
     /// Where this run's folder of sockets is made; `$XDG_RUNTIME_DIR` or the temporary folder when not given.
     pub runtime_parent: Option<PathBuf>,
     /// Where engine executables are looked for, in this order.
@@ -52,6 +54,7 @@ impl Config {
     pub fn new(models_dir: impl Into<PathBuf>, budget_bytes: u64) -> Self {
         Self {
             models_dir: models_dir.into(),
+            known_folders: KnownFolders::default(),
             runtime_parent: None,
             engine_dirs: Vec::new(),
             budget_bytes,
@@ -71,6 +74,17 @@ impl Config {
             definitions: Vec::new(),
         }
     }
+}
+
+/// Where other programs keep models on this machine. Those that aren't there are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownFolders {
+    /// With `models--OWNER--NAME` in them.
+    pub hugging_face: Vec<PathBuf>,
+    /// With `PUBLISHER/REPOSITORY` in them.
+    pub lm_studio: Vec<PathBuf>,
+    /// With `manifests` and `blobs` in them.
+    pub ollama: Vec<PathBuf>,
 }
 
 /// Who goes when room is needed, among models without lease or pin.

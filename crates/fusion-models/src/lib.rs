@@ -20,7 +20,7 @@ mod routing;
 mod scheduler;
 mod stats;
 
-pub use config::{Config, EvictionPolicy, ModelDefinition};
+pub use config::{Config, EvictionPolicy, KnownFolders, ModelDefinition};
 pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
 pub use report::{

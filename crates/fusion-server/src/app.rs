@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fusion_models::{EvictionPolicy, ModelDefinition, Models};
+use fusion_models::{EvictionPolicy, KnownFolders, ModelDefinition, Models};
 use fusion_orchestrator::{
     jobs::{self, Jobs, LocalOperations, RunnerConfig},
     rag::{Rag, RagConfig},
@@ -27,7 +27,7 @@ use fusion_types::{
 use tokio::net::TcpListener;
 
 use crate::{
-    config::{Config, Definition, Eviction},
+    config::{Config, Definition, Eviction, known_folders},
     drain::{Group, asked_to_stop},
     http, memory,
     outgoing::{Allow, Guarded},
@@ -201,6 +201,11 @@ fn models_config(config: &Config) -> Result<fusion_models::Config> {
         hang_timeout: settings.hang_timeout,
         drain_timeout: config.server.drain,
         threads: settings.threads.unwrap_or(defaults.threads),
+        known_folders: if settings.search_known_folders {
+            known_folders(|name| env::var_os(name).map(PathBuf::from))
+        } else {
+            KnownFolders::default()
+        },
         definitions,
         ..defaults
     })

@@ -1,7 +1,8 @@
-//! What can be loaded, and how: found in the models folder, named in the configuration, or loaded through the API before.
+//! What can be loaded, and how: found in the models folder or where other programs keep models, named in the configuration, or loaded through the API before.
 
 mod definition;
 mod inspect;
+mod known;
 mod names;
 mod remembered;
 mod request;

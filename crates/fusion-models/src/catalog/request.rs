@@ -17,7 +17,7 @@ use super::{
     definition::{Definition, Origin, Setup},
     inspect::{Kind, weigh},
     names::{check_alias, check_id, id_of},
-    scan::{is_model_file, scan},
+    scan::{is_model_file, named, scan},
 };
 use crate::{Config, LoadRequest, ModelDefinition, routing};
 
@@ -98,7 +98,7 @@ fn with_setup(mut definition: Definition, request: &LoadRequest) -> Result<Defin
     Ok(definition)
 }
 
-/// Finds what `model_path` means: a local path, a path or name in the models folder, or a repository pulled before.
+/// Finds what `model_path` means: a local path, a path in the models folder, or the name of a model that was found.
 fn locate(config: &Config, request: &LoadRequest) -> Result<Definition> {
     let text = request
         .model_path
@@ -115,10 +115,7 @@ fn locate(config: &Config, request: &LoadRequest) -> Result<Definition> {
         return at_path(config, request, &path);
     }
     let found = scan(config);
-    if let Some(definition) = found
-        .iter()
-        .find(|definition| definition.id.as_str() == text)
-    {
+    if let Some(definition) = named(&found, text)? {
         return Ok(definition.clone());
     }
     if local.exists() {

@@ -11,6 +11,7 @@ mod budget;
 mod catalog;
 mod download;
 mod failures;
+mod known;
 mod queues;
 mod real;
 mod requests;

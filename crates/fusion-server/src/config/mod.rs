@@ -1,5 +1,6 @@
 //! The configuration: flags over environment over `fusiond.toml` over defaults, checked once, every problem at once.
 
+mod known_folders;
 mod reader;
 mod setting;
 
@@ -14,6 +15,7 @@ use std::{
 use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 
+pub(crate) use known_folders::known_folders;
 pub(crate) use reader::Reader;
 pub(crate) use setting::{SETTINGS, WITHOUT_EFFECT};
 
@@ -59,6 +61,8 @@ pub(crate) struct Models {
     pub(crate) hang_timeout: Duration,
     /// `None` takes the machine's processors.
     pub(crate) threads: Option<u32>,
+    /// Whether models of other programs are found.
+    pub(crate) search_known_folders: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -238,6 +242,7 @@ impl Models {
             load_timeout: seconds(reader, "models.load_timeout_seconds"),
             hang_timeout: seconds(reader, "models.hang_timeout_seconds"),
             threads: Some(reader.take("models.threads")).filter(|&threads| threads > 0),
+            search_known_folders: reader.take("models.search_known_folders"),
         }
     }
 }

@@ -122,6 +122,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &[],
         "a generation silent for longer has hung",
     ),
+    switch(
+        "models.search_known_folders",
+        "search-known-folders",
+        &["FUSIOND_SEARCH_KNOWN_FOLDERS"],
+        "find what lies in the folders of Hugging Face, LM Studio and Ollama",
+    ),
     setting(
         "launch.model_path",
         "model-path",

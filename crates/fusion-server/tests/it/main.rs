@@ -14,6 +14,7 @@ mod chat;
 mod client;
 mod jobs;
 mod kill;
+mod known;
 mod rag;
 mod real;
 mod receiver;

@@ -25,6 +25,7 @@ pub(crate) struct Home {
     models_dir: PathBuf,
     config: String,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Home {
@@ -32,12 +33,15 @@ impl Home {
         let folder = tempfile::tempdir().unwrap();
         let models_dir = folder.path().join("models");
         fs::create_dir(&models_dir).unwrap();
-        let config = "[outgoing]\nallow = [\"127.0.0.0/8\"]\n".to_owned();
+        let config = "[outgoing]\nallow = [\"127.0.0.0/8\"]\n\
+                      [models]\nsearch_known_folders = false\n"
+            .to_owned();
         Self {
             folder,
             models_dir,
             config,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -85,6 +89,11 @@ impl Home {
         self
     }
 
+    pub(crate) fn environment(mut self, name: &str, value: &Path) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub(crate) async fn start(&self) -> Server {
         let config = self.path().join("fusiond.toml");
         fs::write(&config, &self.config).unwrap();
@@ -103,6 +112,7 @@ impl Home {
             .arg("--models-dir")
             .arg(&self.models_dir)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
