@@ -28,7 +28,7 @@ def measure():
         return f"## Decoding\n\nSkipped: {MODEL} is not there (`make models`).\n"
     peer = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
     with Server(configuration="[models]\nthreads = 1\n") as server:
-        load = {"model_path": str(model), "model_id": "m", "model_type": "lm", "context_length": CONTEXT}
+        load = {"model_path": str(model), "model_id": "m", "model_type": "lm", "context_length": CONTEXT * max(STREAMS)}
         server.call("POST", "/v1/models/load", {**load, "concurrency": max(STREAMS)})
         ours = (server.port, [server.process.pid, *children(server.process.pid)])
         if not peer:

@@ -102,7 +102,7 @@ impl Engine for Llama {
     }
 
     fn stats(&self) -> EngineStats {
-        self.decode.stats(self.card.slots)
+        self.decode.stats()
     }
 
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream> {

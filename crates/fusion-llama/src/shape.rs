@@ -12,16 +12,39 @@ use llama_cpp_4::{
 
 use crate::gguf::Gguf;
 
-/// What a slot holds when nobody says otherwise and the model was trained on more: enough for long documents, while a few
-/// slots of a small model still fit a small machine. KV memory is reserved for all slots at once and counts in the estimate.
+/// What a slot can hold when nobody says otherwise and the model was trained on more: enough for long documents. KV memory is
+/// reserved at once and counts in the estimate.
 const DEFAULT_LENGTH: u32 = 8192;
 /// Assumed of a file that doesn't say what it was trained on.
 const UNKNOWN_LENGTH: u32 = 2048;
+/// Tokens for all slots, at most: more than any model was trained on, and few enough that no size overflows in llama.cpp.
+const MOST_TOKENS: u32 = 1 << 25;
 /// Tokens computed at once, at most: more makes prefill no faster on a CPU, but cancelling slower and the scratch larger.
 const BATCH: u32 = 512;
 
+/// Whose the KV cache is: the launch option `kv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kv {
+    /// `shared`: the slots share one of the context's length; a beginning that they have in common is read and kept once. When
+    /// it is full, the request taken last waits.
+    Shared,
+    /// `split`: every slot has one of the context's length. That takes as many times the memory, and nobody ever waits.
+    Split,
+}
+
+impl Kv {
+    fn of(launch: &Launch) -> Result<Self> {
+        match launch.option("kv") {
+            None | Some("shared") => Ok(Self::Shared),
+            Some("split") => Ok(Self::Split),
+            Some(_) => Err(Error::invalid("options.kv", "kv must be shared or split")),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
+    pub(crate) kv: Kv,
     pub(crate) slots: u32,
     pub(crate) threads: u32,
     /// For all slots.
@@ -56,16 +79,17 @@ impl Shape {
                 "the context is longer than what the model was trained on"
             );
         }
+        let kv = Kv::of(launch)?;
+        let times = if kv == Kv::Split { launch.slots } else { 1 };
         let context_total = context_length
-            .checked_mul(launch.slots)
+            .checked_mul(times)
+            .filter(|&total| total <= MOST_TOKENS)
             .and_then(NonZeroU32::new)
             .ok_or_else(|| {
-                Error::invalid(
-                    "context_length",
-                    "the context length is zero, or too large for the slots",
-                )
+                Error::invalid("context_length", "the context length is zero, or too large")
             })?;
         Ok(Self {
+            kv,
             slots: launch.slots,
             threads: launch.threads.max(1),
             context_total,
@@ -76,13 +100,12 @@ impl Shape {
         LlamaModelParams::default()
     }
 
-    /// Every slot has its own part of the KV cache: attention then covers one slot's tokens, not everybody's.
     pub(crate) fn context_params(self) -> LlamaContextParams {
         let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
         LlamaContextParams::default()
             .with_n_ctx(Some(self.context_total))
             .with_n_seq_max(self.slots)
-            .with_kv_unified(false)
+            .with_kv_unified(self.kv == Kv::Shared)
             .with_n_batch(BATCH.max(self.slots))
             .with_n_ubatch(BATCH.max(self.slots))
             .with_n_outputs_max(self.slots)

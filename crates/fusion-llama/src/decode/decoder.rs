@@ -14,29 +14,30 @@ use fusion_engine::types::{Error, ErrorCode, chat::FinishReason};
 use llama_cpp_4::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch};
 
 use super::{
+    cache::{Cache, sequence},
     job::{Job, Output},
     pace::Pace,
-    plan::{Room, Share, plan},
-    prefix,
+    plan::{Ready, Room, Share, plan},
     shared::{Shared, add},
-    slot::Slot,
+    slot::{PATIENCE, Slot},
 };
 
 pub(super) struct Decoder<'model> {
-    context: LlamaContext<'model>,
+    pub(super) cache: Cache<'model>,
+    pub(super) slots: Vec<Slot>,
     batch: LlamaBatch,
-    slots: Vec<Slot>,
     /// Tokens in a batch, at most: fewer after the KV cache had no room.
     limit: usize,
     pace: Pace,
     /// Requests taken so far: the clock of the slots.
-    taken: u64,
+    pub(super) taken: u64,
     threads: u32,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl<'model> Decoder<'model> {
-    pub(super) fn new(context: LlamaContext<'model>, shared: Arc<Shared>) -> Self {
+    /// `unified`: the context was made with one KV cache for all slots.
+    pub(super) fn new(context: LlamaContext<'model>, unified: bool, shared: Arc<Shared>) -> Self {
         let limit = context.n_batch() as usize;
         Self {
             batch: LlamaBatch::new(limit, 1),
@@ -45,7 +46,7 @@ impl<'model> Decoder<'model> {
             pace: Pace::default(),
             taken: 0,
             threads: 0,
-            context,
+            cache: Cache::new(context, unified),
             shared,
         }
     }
@@ -54,20 +55,12 @@ impl<'model> Decoder<'model> {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while self.admit(jobs) {
             self.apply_threads();
-            let ready: Vec<_> = self
-                .slots
-                .iter()
-                .enumerate()
-                .filter_map(|(index, slot)| slot.as_ready(index))
-                .collect();
-            let room = Room {
-                batch: self.limit,
-                prefill_beside_streams: self.pace.prefill_beside_streams(self.limit),
-            };
-            let shares = plan(&ready, room);
+            self.slots.iter_mut().for_each(Slot::look_at_client);
+            self.resume();
+            let shares = self.plan();
             if shares.is_empty() {
                 self.publish();
-                thread::park();
+                self.wait();
             } else {
                 self.step(&shares);
                 self.publish();
@@ -91,50 +84,54 @@ impl<'model> Decoder<'model> {
         }
     }
 
-    fn place(&mut self, job: Job) {
-        let free: Vec<_> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| slot.as_free(index, &job.prompt))
-            .collect();
-        let Some(chosen) = prefix::choose(&free) else {
-            // Admission counts streams, so this can't be; a client waits for an answer all the same.
-            let refused = Error::new(ErrorCode::EngineUnavailable, "all slots are busy");
-            let _ = job.outputs.try_send(Output::Failed(refused));
-            return;
-        };
-        let cached = self.keep_prefix(chosen.slot, chosen.common);
-        self.taken += 1;
-        add(&self.shared.tokens_in, job.prompt.len());
-        add(&self.shared.prefix_cache_hits, usize::from(cached > 0));
-        self.slots[chosen.slot].take(job, cached, self.taken);
-    }
-
-    /// Clears all but the first `common` tokens of a sequence, and says how many are left: none where the model's memory can't
-    /// be cut (recurrent state), or has lost the beginning (sliding windows).
-    fn keep_prefix(&mut self, slot: usize, common: usize) -> usize {
-        let (sequence, id) = (sequence(slot), id(slot));
-        let end = u32::try_from(common).ok();
-        let cut = common > 0
-            && matches!(
-                self.context.clear_kv_cache_seq(Some(id), end, None),
-                Ok(true)
-            );
-        let whole = self.context.memory_seq_pos_min(sequence) == 0
-            && usize::try_from(self.context.kv_cache_seq_pos_max(sequence))
-                .is_ok_and(|last| last + 1 == common);
-        if cut && whole {
-            return common;
+    /// Until somebody wakes this thread, or a client has been slow for too long for one that waits for its room.
+    fn wait(&self) {
+        if self.slots.iter().any(Slot::is_waiting) {
+            thread::park_timeout(PATIENCE);
+        } else {
+            thread::park();
         }
-        self.clear(slot);
-        0
     }
 
-    fn clear(&mut self, slot: usize) {
-        // Clearing a whole sequence can't fail.
-        let _ = self.context.clear_kv_cache_seq(Some(id(slot)), None, None);
-        self.slots[slot].forget();
+    /// The next batch, for which there is room in the KV cache.
+    fn plan(&mut self) -> Vec<Share> {
+        loop {
+            let ready: Vec<_> = (0..self.slots.len())
+                .filter(|&slot| self.slots[slot].is_ready())
+                .map(|slot| Ready {
+                    slot,
+                    unread: self.unread(slot),
+                })
+                .collect();
+            let free = self.cache.ledger().free();
+            let shares = plan(&ready, self.room(self.limit));
+            if shares.iter().map(|share| share.tokens).sum::<usize>() <= free {
+                return shares;
+            }
+            if self.reclaim() {
+                continue;
+            }
+            // Nobody is left who could make room.
+            if free > 0 {
+                return plan(&ready, self.room(free.min(self.limit)));
+            }
+            for slot in ready {
+                self.slots[slot.slot].end(Output::Finished(FinishReason::Length));
+            }
+            self.resume();
+        }
+    }
+
+    fn room(&self, batch: usize) -> Room {
+        Room {
+            batch,
+            prefill_beside_streams: self.pace.prefill_beside_streams(self.limit),
+        }
+    }
+
+    /// Tokens of a slot's request that the model hasn't read.
+    pub(super) fn unread(&self, slot: usize) -> usize {
+        self.slots[slot].tokens().len() - self.cache.held(slot)
     }
 
     fn apply_threads(&mut self) {
@@ -142,7 +139,7 @@ impl<'model> Decoder<'model> {
         if wanted != self.threads {
             self.threads = wanted;
             let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
-            self.context.set_n_threads(wanted, wanted);
+            self.cache.context.set_n_threads(wanted, wanted);
         }
     }
 
@@ -150,10 +147,10 @@ impl<'model> Decoder<'model> {
         let began = Instant::now();
         let outcome = self
             .fill(shares)
-            .and_then(|()| self.context.decode(&mut self.batch).map_err(Failure::from));
+            .and_then(|()| Ok(self.cache.context.decode(&mut self.batch)?));
         match outcome {
             Ok(()) => {
-                self.limit = self.context.n_batch() as usize;
+                self.limit = self.cache.context.n_batch() as usize;
                 self.draw(shares);
                 self.measure(shares, began);
             }
@@ -165,7 +162,8 @@ impl<'model> Decoder<'model> {
     fn fill(&mut self, shares: &[Share]) -> Result<(), Failure> {
         self.batch.clear();
         for share in shares {
-            let unread = self.slots[share.slot].unread(share.tokens);
+            let held = self.cache.held(share.slot);
+            let unread = self.slots[share.slot].unread(held, share.tokens);
             for (index, (position, token)) in unread.enumerate() {
                 let draws = share.draws && index + 1 == share.tokens;
                 let position = i32::try_from(position).unwrap_or(i32::MAX);
@@ -183,14 +181,14 @@ impl<'model> Decoder<'model> {
         let mut first = true;
         for share in shares {
             last += share.tokens;
+            self.cache.extend(share.slot, share.tokens);
             let slot = &mut self.slots[share.slot];
-            slot.advance(share.tokens);
             let Some(job) = slot.job_mut().filter(|_| share.draws) else {
                 continue;
             };
             let index = i32::try_from(last - 1).unwrap_or(i32::MAX);
-            match job.sampler.sample(&mut self.context, index, false) {
-                Ok(token) if self.context.model.is_eog_token(token) => {
+            match job.sampler.sample(&mut self.cache.context, index, false) {
+                Ok(token) if self.cache.context.model.is_eog_token(token) => {
                     slot.end(Output::Finished(FinishReason::Stop))
                 }
                 Ok(token) => {
@@ -222,14 +220,13 @@ impl<'model> Decoder<'model> {
         self.pace.observe(streams, prompts, took);
     }
 
-    /// The KV cache has no room for the batch: gives up what free slots hold and tries half of it, down to a single token.
+    /// The KV cache has no room for the batch, for all that we know of it: takes room from others, then tries half the batch,
+    /// down to a single token.
     fn make_room(&mut self, shares: &[Share]) {
         let tokens: usize = shares.iter().map(|share| share.tokens).sum();
         tracing::warn!(tokens, "the KV cache has no room");
-        for slot in 0..self.slots.len() {
-            if !self.slots[slot].is_busy() && self.slots[slot].held() > 0 {
-                self.clear(slot);
-            }
+        if self.reclaim() {
+            return;
         }
         if tokens > 1 {
             self.limit = tokens / 2;
@@ -247,16 +244,16 @@ impl<'model> Decoder<'model> {
                 format!("the model could not go on: {error}"),
             );
             self.slots[share.slot].end(Output::Failed(error));
-            self.clear(share.slot);
+            self.cache.clear(share.slot);
         }
     }
 
     fn publish(&self) {
         let busy = self.slots.iter().filter(|slot| slot.is_busy()).count();
-        let held: usize = self.slots.iter().map(Slot::held).sum();
         self.shared
             .slots_busy
             .store(u32::try_from(busy).unwrap_or(u32::MAX), Relaxed);
+        let held = self.cache.ledger().used();
         self.shared.tokens_held.store(held as u64, Relaxed);
     }
 }
@@ -273,14 +270,4 @@ impl From<DecodeError> for Failure {
             error => Self::Other(error.to_string()),
         }
     }
-}
-
-/// A slot's sequence, as batches name it.
-fn sequence(slot: usize) -> i32 {
-    i32::try_from(slot).unwrap_or(i32::MAX)
-}
-
-/// A slot's sequence, as the KV cache's methods name it.
-fn id(slot: usize) -> u32 {
-    u32::try_from(slot).unwrap_or(u32::MAX)
 }

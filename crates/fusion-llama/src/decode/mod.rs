@@ -3,14 +3,18 @@
 //! It never waits for a client and never formats: it sends token ids into bounded channels, and takes a slot whose channel is
 //! full out of the batch. It parks when there is nothing to compute; whoever changes that wakes it.
 
+mod cache;
+mod crowd;
 mod decoder;
 mod job;
+mod ledger;
 mod pace;
 mod plan;
 mod prefix;
 mod shared;
 mod slot;
 mod thread;
+mod turns;
 
 pub(crate) use job::{Job, OUTPUTS, Output};
 pub(crate) use thread::{DecodeThread, Waker};

@@ -6,8 +6,10 @@ pub(crate) struct Free {
     pub(crate) slot: usize,
     /// Tokens in its KV cache.
     pub(crate) held: usize,
-    /// Of these, how many the new prompt begins with.
+    /// Tokens of the new prompt that it would have: its own, or those that another slot shares with it.
     pub(crate) common: usize,
+    /// Tokens that nobody else holds, and that taking it destroys.
+    pub(crate) lost: usize,
     /// When it was last given a request; higher is later.
     pub(crate) last_used: u64,
 }
@@ -25,8 +27,7 @@ pub(crate) fn common_prefix<T: PartialEq>(left: &[T], right: &[T]) -> usize {
 /// left alone longest, then the lowest: neighbouring slots are computed together.
 pub(crate) fn choose(free: &[Free]) -> Option<Free> {
     free.iter().copied().max_by_key(|slot| {
-        let lost = slot.held - slot.common;
-        let gain = slot.common.cast_signed() * 4 - lost.cast_signed();
+        let gain = slot.common.cast_signed() * 4 - slot.lost.cast_signed();
         (
             gain,
             std::cmp::Reverse((slot.held, slot.last_used, slot.slot)),
@@ -46,6 +47,7 @@ mod tests {
                 slot,
                 held,
                 common,
+                lost: held - common,
                 last_used: slot as u64,
             })
             .collect();
@@ -61,6 +63,18 @@ mod tests {
     fn a_long_conversation_is_not_thrown_away_for_a_greeting() {
         assert_eq!(chosen(&[(2000, 30), (0, 0)]), 1);
         assert_eq!(chosen(&[(2000, 30), (1900, 30)]), 1);
+    }
+
+    #[test]
+    fn a_slot_whose_tokens_others_hold_too_is_taken_before_one_that_alone_holds_them() {
+        let slot = |slot, lost| Free {
+            slot,
+            held: 300,
+            common: 20,
+            lost,
+            last_used: 0,
+        };
+        assert_eq!(choose(&[slot(0, 280), slot(1, 1)]).unwrap().slot, 1);
     }
 
     #[test]

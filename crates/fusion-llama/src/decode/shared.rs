@@ -8,7 +8,7 @@ pub(crate) struct Shared {
     /// Computation threads wanted from the next step on.
     pub(crate) threads: AtomicU32,
     pub(crate) slots_busy: AtomicU32,
-    /// Tokens in the KV cache, those of free slots included.
+    /// Cells of the KV cache in use, those of free slots included.
     pub(crate) tokens_held: AtomicU64,
     pub(crate) tokens_in: AtomicU64,
     pub(crate) tokens_out: AtomicU64,

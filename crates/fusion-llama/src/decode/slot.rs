@@ -1,18 +1,18 @@
 //! One sequence of the context, and the request that uses it.
 
+use std::time::{Duration, Instant};
+
 use llama_cpp_4::token::LlamaToken;
 
-use super::{
-    job::{Job, Output},
-    plan::Ready,
-    prefix::{Free, common_prefix},
-};
+use super::job::{Job, Output};
 
-/// The first `held` of `tokens` are in the KV cache; the others are still to be read.
+/// A client that has left its channel full for so long is not waited for when others need the room.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The first of `tokens`, as many as the cache holds of this slot, were read; the others are still to be.
 #[derive(Default)]
 pub(super) struct Slot {
     tokens: Vec<LlamaToken>,
-    held: usize,
     request: Option<Request>,
     last_used: u64,
 }
@@ -20,11 +20,24 @@ pub(super) struct Slot {
 struct Request {
     job: Job,
     generated: usize,
+    /// In the batch; a request that isn't waits for room in the cache.
+    running: bool,
+    was_started: bool,
+    full_since: Option<Instant>,
 }
 
 impl Slot {
     pub(super) fn is_busy(&self) -> bool {
         self.request.is_some()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.running)
+    }
+
+    /// Whether it has a request that is not in the batch.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_busy() && !self.is_running()
     }
 
     /// Whether the client has gone.
@@ -34,53 +47,91 @@ impl Slot {
             .is_some_and(|request| request.job.outputs.is_closed())
     }
 
-    pub(super) fn held(&self) -> usize {
-        self.held
+    /// Notices whether the client reads.
+    pub(super) fn look_at_client(&mut self) {
+        if let Some(request) = &mut self.request {
+            // Room for a token and for the end of the generation after it.
+            if request.job.outputs.capacity() >= 2 {
+                request.full_since = None;
+            } else {
+                request.full_since.get_or_insert_with(Instant::now);
+            }
+        }
     }
 
-    pub(super) fn as_free(&self, slot: usize, prompt: &[LlamaToken]) -> Option<Free> {
-        // The last token of a prompt is always read anew: the next one is drawn from what it answers.
-        let reusable = &prompt[..prompt.len().saturating_sub(1)];
-        let common = common_prefix(&self.tokens[..self.held], reusable);
-        (!self.is_busy()).then_some(Free {
-            slot,
-            held: self.held,
-            common,
-            last_used: self.last_used,
-        })
+    /// Whether it runs, and its client has room for the next token.
+    pub(super) fn is_ready(&self) -> bool {
+        let request = self.request.as_ref();
+        request.is_some_and(|request| request.running && request.full_since.is_none())
     }
 
-    pub(super) fn as_ready(&self, slot: usize) -> Option<Ready> {
-        // Room for a token and for the end of the generation after it.
-        let has_room = self.request.as_ref()?.job.outputs.capacity() >= 2;
-        has_room.then(|| Ready {
-            slot,
-            unread: self.tokens.len() - self.held,
-        })
+    /// Whether the client has read nothing for a while.
+    pub(super) fn is_stalled(&self) -> bool {
+        let since = self.request.as_ref().and_then(|request| request.full_since);
+        since.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    /// Takes a request whose first `cached` tokens are in the KV cache.
-    pub(super) fn take(&mut self, mut job: Job, cached: usize, now: u64) {
+    pub(super) fn tokens(&self) -> &[LlamaToken] {
+        &self.tokens
+    }
+
+    /// When it was given its last request; higher is later.
+    pub(super) fn last_used(&self) -> u64 {
+        self.last_used
+    }
+
+    /// Tokens that its request may still generate.
+    pub(super) fn remaining(&self) -> usize {
+        self.request
+            .as_ref()
+            .map_or(0, |request| request.job.max_tokens - request.generated)
+    }
+
+    /// Takes a request, which waits until it is started.
+    pub(super) fn take(&mut self, mut job: Job, now: u64) {
         self.tokens = std::mem::take(&mut job.prompt);
-        self.held = cached;
         self.last_used = now;
-        self.request = Some(Request { job, generated: 0 });
-        self.send(Output::Started { cached });
+        self.request = Some(Request {
+            job,
+            generated: 0,
+            running: false,
+            was_started: false,
+            full_since: None,
+        });
     }
 
-    /// The next tokens to read, each with its position.
-    pub(super) fn unread(&self, count: usize) -> impl Iterator<Item = (usize, LlamaToken)> {
+    /// Lets the request run, `cached` of whose tokens need not be read; says whether it does so for the first time.
+    pub(super) fn start(&mut self, cached: usize) -> bool {
+        let Some(request) = &mut self.request else {
+            return false;
+        };
+        request.running = true;
+        let first = !std::mem::replace(&mut request.was_started, true);
+        if first {
+            self.send(Output::Started { cached });
+        }
+        first
+    }
+
+    /// Takes the request out of the batch until it is started again.
+    pub(super) fn pause(&mut self) {
+        if let Some(request) = &mut self.request {
+            request.running = false;
+        }
+    }
+
+    /// The next tokens to read after those that are `held`, each with its position.
+    pub(super) fn unread(
+        &self,
+        held: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (usize, LlamaToken)> {
         self.tokens
             .iter()
             .copied()
             .enumerate()
-            .skip(self.held)
+            .skip(held)
             .take(count)
-    }
-
-    /// The model has read `count` more tokens.
-    pub(super) fn advance(&mut self, count: usize) {
-        self.held += count;
     }
 
     pub(super) fn job_mut(&mut self) -> Option<&mut Job> {
@@ -97,7 +148,7 @@ impl Slot {
         })
     }
 
-    /// Ends the request with a last word; what the slot holds stays for the next prompt that begins alike.
+    /// Ends the request with a last word; what the cache holds of it stays for the next prompt that begins alike.
     pub(super) fn end(&mut self, last: Output) {
         self.send(last);
         self.release();
@@ -106,15 +157,6 @@ impl Slot {
     /// Ends the request without a word.
     pub(super) fn release(&mut self) {
         self.request = None;
-        self.tokens.truncate(self.held);
-    }
-
-    /// The KV cache holds nothing of this slot any more.
-    pub(super) fn forget(&mut self) {
-        self.held = 0;
-        if !self.is_busy() {
-            self.tokens.clear();
-        }
     }
 
     fn send(&self, output: Output) {

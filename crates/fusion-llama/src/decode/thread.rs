@@ -15,7 +15,10 @@ use fusion_engine::types::{Error, ErrorCode, Result, engine::EngineStats};
 use llama_cpp_4::{context::LlamaContext, model::LlamaModel};
 
 use super::{decoder::Decoder, job::Job, shared::Shared};
-use crate::{llama, shape::Shape};
+use crate::{
+    llama,
+    shape::{Kv, Shape},
+};
 
 /// Dropping it ends the thread after the step in progress; streams that still run end with an error.
 pub(crate) struct DecodeThread {
@@ -32,8 +35,10 @@ pub(crate) struct Memory {
     pub(crate) weights: u64,
     pub(crate) context: u64,
     pub(crate) compute: u64,
-    /// Tokens that a slot holds.
+    /// Tokens that a slot can hold.
     pub(crate) context_length: u32,
+    /// Tokens that all slots together can hold.
+    pub(crate) cells: u32,
 }
 
 /// Makes the decode thread look again.
@@ -101,17 +106,18 @@ impl DecodeThread {
         self.memory
     }
 
-    pub(crate) fn stats(&self, slots: u32) -> EngineStats {
+    pub(crate) fn stats(&self) -> EngineStats {
         let Memory {
             weights,
             context,
             compute,
-            context_length,
+            cells,
+            ..
         } = self.memory;
-        let capacity = u64::from(slots) * u64::from(context_length);
+        let cell_bytes = context / u64::from(cells.max(1));
         EngineStats {
             weights_bytes: weights,
-            kv_used_bytes: self.shared.tokens_held.load(Relaxed) * (context / capacity.max(1)),
+            kv_used_bytes: self.shared.tokens_held.load(Relaxed) * cell_bytes,
             kv_reserved_bytes: context,
             scratch_bytes: compute,
             slots_busy: self.shared.slots_busy.load(Relaxed),
@@ -149,7 +155,7 @@ fn decode(
         Ok(context) => {
             let sent = ready.send(Ok(memory(&context)));
             if sent.is_ok() {
-                Decoder::new(context, shared).run(jobs);
+                Decoder::new(context, shape.kv == Kv::Shared, shared).run(jobs);
             }
             sent
         }
@@ -163,6 +169,7 @@ fn decode(
 fn memory(context: &LlamaContext) -> Memory {
     let mut memory = Memory {
         context_length: context.n_ctx_seq(),
+        cells: context.n_ctx(),
         ..Memory::default()
     };
     for entry in context.memory_breakdown() {

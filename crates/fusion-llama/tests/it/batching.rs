@@ -27,7 +27,7 @@ fn stories(count: usize) -> impl Iterator<Item = String> {
 
 #[tokio::test]
 async fn eight_streams_share_their_steps() {
-    let Some(engine) = load(8, 512) else { return };
+    let Some(engine) = load(8, 1024) else { return };
     let generations = stories(8).map(|story| {
         let engine = &engine;
         async move { answer(engine, ask(&story, TOKENS)).await }

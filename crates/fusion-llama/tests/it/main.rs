@@ -11,5 +11,6 @@ mod chat;
 mod limits;
 mod model;
 mod prefix;
+mod shared;
 mod speed;
 mod support;

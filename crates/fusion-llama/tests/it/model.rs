@@ -50,7 +50,7 @@ async fn an_estimate_says_what_loading_will_reserve() {
         .usage;
     until(|| engine.stats().slots_busy == 0).await;
     let stats = engine.stats();
-    let per_token = stats.kv_reserved_bytes / 4096;
+    let per_token = stats.kv_reserved_bytes / 1024;
     assert_eq!(
         stats.kv_used_bytes,
         u64::from(usage.total_tokens - 1) * per_token

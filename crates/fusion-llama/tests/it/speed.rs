@@ -20,6 +20,9 @@ async fn speed() {
     let began = Instant::now();
     let mut launch = launch(file, 8, 2048);
     launch.threads = threads;
+    if let Ok(kv) = env::var("KV") {
+        launch.options.push(("kv".to_owned(), kv));
+    }
     Llama::estimate(&launch).unwrap();
     eprintln!("estimate: {:.2} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
