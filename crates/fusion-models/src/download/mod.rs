@@ -2,7 +2,9 @@
 
 mod files;
 mod hub;
+mod part;
 mod source;
+mod space;
 mod transfer;
 
 use std::path::{Path, PathBuf};
@@ -36,11 +38,13 @@ pub struct Pulled {
     pub verified: Vec<(PathBuf, String)>,
 }
 
-/// Brings `[hf:]owner/name[:file-or-quant]` into `models_dir`. What an earlier attempt left is continued.
+/// Brings `[hf:]owner/name[:file-or-quant]` into `models_dir`. What an earlier attempt left is continued. Dropping the future
+/// ends the pull, and keeps what has come.
 ///
 /// # Errors
 /// `invalid_value` for a source that isn't one, `model_not_found` where the hub hasn't got it, `engine_unavailable` where the
-/// hub can't be reached, `internal_error` for a hash that is wrong or a disk that can't be written.
+/// hub can't be reached, `model_in_use` while another pull fetches the same file, `internal_error` for a hash that is wrong or
+/// a disk that is too small (with `needed_bytes` and `free_bytes`) or can't be written.
 pub async fn pull(
     source: &str,
     models_dir: &Path,
@@ -52,6 +56,7 @@ pub async fn pull(
     let listed = session.list(&source).await?;
     let wanted = files::choose(&listed, source.part.as_deref())?;
     let folder = models_dir.join(&source.owner).join(&source.name);
+    space::check(&folder, &wanted)?;
     let mut pulled = Pulled {
         model_id: source.name.clone(),
         path: folder.clone(),

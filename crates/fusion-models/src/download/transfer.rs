@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use fusion_types::{Error, ErrorCode, Result};
@@ -15,6 +15,7 @@ use super::{
     Progress,
     files::RemoteFile,
     hub::{Session, unreachable},
+    part::Part,
     source::Source,
 };
 
@@ -39,15 +40,22 @@ pub(super) async fn bring(
             .await
             .map_err(|error| disk(target, &error))?;
     }
-    let part = part_of(target);
-    fetch(session, source, file, &part, progress).await?;
-    if let Err(error) = check(file, &part).await {
-        fs::remove_file(&part)
-            .await
-            .map_err(|error| disk(&part, &error))?;
+    let mut part = Part::open(target).await?;
+    if length(target).await.is_some() && check(file, target).await.is_ok() {
+        // Another pull has ended since.
+        remove(&part).await?;
+        return Ok(length(target).await.unwrap_or(0));
+    }
+    let fetched = fetch(session, source, file, &mut part, progress).await;
+    if fetched.is_err() && length(&part.path).await == Some(0) {
+        remove(&part).await?;
+    }
+    fetched?;
+    if let Err(error) = check(file, &part.path).await {
+        remove(&part).await?;
         return Err(error);
     }
-    fs::rename(&part, target)
+    fs::rename(&part.path, target)
         .await
         .map_err(|error| disk(target, &error))?;
     Ok(length(target).await.unwrap_or(0))
@@ -58,12 +66,12 @@ async fn fetch(
     session: &Session,
     source: &Source,
     file: &RemoteFile,
-    part: &Path,
+    part: &mut Part,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<()> {
     let mut fruitless = 0;
     loop {
-        let have = length(part).await.unwrap_or(0);
+        let have = length(&part.path).await.unwrap_or(0);
         if file.bytes.is_some_and(|total| have >= total) {
             return Ok(());
         }
@@ -71,7 +79,7 @@ async fn fetch(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        fruitless = if length(part).await.unwrap_or(0) > have {
+        fruitless = if length(&part.path).await.unwrap_or(0) > have {
             0
         } else {
             fruitless + 1
@@ -87,7 +95,7 @@ async fn attempt(
     session: &Session,
     source: &Source,
     file: &RemoteFile,
-    part: &Path,
+    part: &mut Part,
     have: u64,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<()> {
@@ -97,27 +105,16 @@ async fn attempt(
         // What is on disk is the whole file, or another one: the check tells.
         return Ok(());
     }
-    let mut options = fs::OpenOptions::new();
-    options
-        .create(true)
-        .append(continues)
-        .write(true)
-        .truncate(!continues);
-    let mut output = options
-        .open(part)
-        .await
-        .map_err(|error| disk(part, &error))?;
-    let received = receive(
-        response,
-        &mut output,
-        file,
-        if continues { have } else { 0 },
-        progress,
-    )
-    .await;
-    output.flush().await.map_err(|error| disk(part, &error))?;
+    let written = |error: io::Error| disk(&part.path, &error);
+    let output = &mut part.file;
+    if !continues {
+        output.set_len(0).await.map_err(written)?;
+    }
+    let start = if continues { have } else { 0 };
+    let received = receive(response, output, file, start, progress).await;
+    output.flush().await.map_err(written)?;
     received?;
-    output.sync_all().await.map_err(|error| disk(part, &error))
+    output.sync_all().await.map_err(written)
 }
 
 async fn receive(
@@ -189,10 +186,10 @@ fn hash(path: &Path) -> io::Result<String> {
     }
 }
 
-fn part_of(target: &Path) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    target.with_file_name(name)
+async fn remove(part: &Part) -> Result<()> {
+    fs::remove_file(&part.path)
+        .await
+        .map_err(|error| disk(&part.path, &error))
 }
 
 async fn length(path: &Path) -> Option<u64> {
@@ -203,6 +200,6 @@ async fn length(path: &Path) -> Option<u64> {
         .map(|metadata| metadata.len())
 }
 
-fn disk(path: &Path, error: &io::Error) -> Error {
+pub(super) fn disk(path: &Path, error: &io::Error) -> Error {
     Error::internal(format!("can't write {}: {error}", path.display()))
 }

@@ -29,6 +29,8 @@ use tokio_util::task::AbortOnDropHandle;
 struct Served {
     weights: Bytes,
     sha256: String,
+    /// Told in the place of the true size.
+    listed_bytes: Option<usize>,
     /// The next answer breaks off in the middle.
     breaks: Arc<AtomicBool>,
     /// Told once the client has the first half.
@@ -48,6 +50,7 @@ impl Served {
         Self {
             weights: weights.into(),
             sha256,
+            listed_bytes: None,
             breaks: Arc::default(),
             arrived: Arc::default(),
             ranges: Arc::default(),
@@ -75,11 +78,14 @@ impl Served {
 }
 
 async fn tree(State(hub): State<Served>) -> Json<Value> {
+    let bytes = hub.listed_bytes.unwrap_or(hub.weights.len());
     Json(json!([
         { "type": "directory", "path": "docs" },
         { "type": "file", "path": "README.md", "size": 5 },
-        { "type": "file", "path": "m-Q4_K_M.gguf", "size": hub.weights.len(),
-          "lfs": { "oid": hub.sha256, "size": hub.weights.len() } },
+        { "type": "file", "path": "m-Q4_K_M.gguf", "size": bytes,
+          "lfs": { "oid": hub.sha256, "size": bytes } },
+        { "type": "file", "path": "big-Q2-00001-of-00002.gguf", "size": hub.weights.len() },
+        { "type": "file", "path": "big-Q2-00002-of-00002.gguf", "size": hub.weights.len() },
         { "type": "file", "path": "m-Q8_0.gguf", "size": 9 },
     ]))
 }
@@ -89,7 +95,14 @@ async fn resolve(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    assert_eq!(path, "m-Q4_K_M.gguf");
+    assert!(
+        [
+            "m-Q4_K_M.gguf",
+            "big-Q2-00001-of-00002.gguf",
+            "big-Q2-00002-of-00002.gguf"
+        ]
+        .contains(&path.as_str())
+    );
     let header = |name: &str| {
         headers
             .get(name)
@@ -235,8 +248,75 @@ async fn what_the_hub_has_not_is_said_plainly() {
             .code
     };
     assert_eq!(code("owner/other").await, ErrorCode::ModelNotFound);
-    assert_eq!(code("owner/name:q2").await, ErrorCode::ModelNotFound);
+    assert_eq!(code("owner/name:q3").await, ErrorCode::ModelNotFound);
     assert_eq!(code("name").await, ErrorCode::InvalidValue);
     drop(server);
     assert_eq!(code("owner/name").await, ErrorCode::EngineUnavailable);
+}
+
+/// A second pull of a file that is on its way, then one more when it is there.
+#[tokio::test]
+async fn two_pulls_of_one_file_do_not_write_into_each_other() {
+    let served = Served::new();
+    served.breaks.store(true, SeqCst);
+    let (hub, _server) = served.start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let begun = Notify::new();
+    let tell = |progress: Progress| {
+        if progress.bytes > 0 {
+            begun.notify_one();
+        }
+    };
+    let first = pull("owner/name", folder.path(), &hub, &tell);
+    tokio::pin!(first);
+    tokio::select! {
+        _ = &mut first => panic!("the hub has sent half of it"),
+        () = begun.notified() => {}
+    }
+    let error = pull("owner/name", folder.path(), &hub, &|_| ())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::ModelInUse);
+    assert!(error.message.contains("another pull"), "{error}");
+
+    served.arrived.notify_one();
+    let pulled = first.await.unwrap();
+    assert_eq!(fs::read(&pulled.path).unwrap(), served.weights);
+    pull("owner/name", folder.path(), &hub, &|_| ())
+        .await
+        .unwrap();
+    let left = fs::read_dir(folder.path().join("owner/name")).unwrap();
+    assert_eq!(left.count(), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_on_the_disk_is_refused_before_it_is_fetched() {
+    let served = Served {
+        listed_bytes: Some(1 << 60),
+        ..Served::new()
+    };
+    let (hub, _server) = served.start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let error = pull("owner/name", folder.path(), &hub, &|_| ())
+        .await
+        .unwrap_err();
+    assert!(error.message.contains("not enough room"), "{error}");
+    assert_eq!(error.details["needed_bytes"], 1_u64 << 60);
+    assert!(error.details["free_bytes"].as_u64().unwrap() < 1 << 60);
+    assert_eq!(served.ranges.lock().unwrap().len(), 0);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_split_model_comes_whole_and_is_one() {
+    let served = Served::new();
+    let (hub, _server) = served.start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let pulled = pull("owner/name:q2", folder.path(), &hub, &|_| ())
+        .await
+        .unwrap();
+    let first = folder.path().join("owner/name/big-Q2-00001-of-00002.gguf");
+    assert_eq!((pulled.model_id.as_str(), &pulled.path), ("big-Q2", &first));
+    assert!(first.with_file_name("big-Q2-00002-of-00002.gguf").is_file());
+    assert_eq!(pulled.bytes, 2 * served.weights.len() as u64);
 }
