@@ -8,6 +8,8 @@ use fusion_types::{
 };
 use serde_json::{Map, Value};
 
+use crate::MemoryReader;
+
 /// How models are found, run and kept within their budget.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,6 +23,8 @@ pub struct Config {
     pub engine_dirs: Vec<PathBuf>,
     /// The most bytes that all resident models may hold together.
     pub budget_bytes: u64,
+    /// Where the machine's own memory is read, which can make the budget smaller; not looked at when not given.
+    pub memory: Option<MemoryReader>,
     /// The most models that may be resident together.
     pub max_models: Option<usize>,
     pub eviction: EvictionPolicy,
@@ -58,6 +62,7 @@ impl Config {
             runtime_parent: None,
             engine_dirs: Vec::new(),
             budget_bytes,
+            memory: None,
             max_models: None,
             eviction: EvictionPolicy::Lru,
             idle_ttl: Some(Duration::from_secs(3600)),

@@ -184,6 +184,8 @@ pub struct Diagnostics {
     /// Since the registry started.
     pub uptime: Duration,
     pub machine: Option<MachineMemory>,
+    pub configured_bytes: u64,
+    /// Less than configured while the machine itself is short of memory.
     pub budget_bytes: u64,
     pub charged_bytes: u64,
     pub free_bytes: u64,

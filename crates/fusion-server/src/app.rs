@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fusion_models::{EvictionPolicy, KnownFolders, ModelDefinition, Models};
+use fusion_models::{EvictionPolicy, KnownFolders, MemoryReader, ModelDefinition, Models};
 use fusion_orchestrator::{
     jobs::{self, Jobs, LocalOperations, RunnerConfig},
     rag::{Rag, RagConfig},
@@ -187,6 +187,7 @@ fn models_config(config: &Config) -> Result<fusion_models::Config> {
     let defaults = fusion_models::Config::new(&config.models_dir, budget);
     Ok(fusion_models::Config {
         engine_dirs: engine_dirs(config),
+        memory: Some(MemoryReader::of_this_machine()),
         max_models: settings.max_loaded,
         eviction: match settings.eviction {
             Eviction::Lru => EvictionPolicy::Lru,

@@ -8,12 +8,17 @@ use std::{fs, path::Path};
 /// stay. So mapped weights only count up to the `predicted` need. `None` where the system doesn't tell: then the prediction
 /// stands.
 pub(crate) fn measure(pid: u32, model: &Path, predicted: u64) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let own = field(&status, "RssAnon:")?.saturating_add(field(&status, "RssShmem:")?);
+    let own = own_bytes(pid)?;
     let model = fs::canonicalize(model).ok()?;
     let mapped =
         fs::read_to_string(format!("/proc/{pid}/smaps")).map_or(0, |maps| mapped(&maps, &model));
     Some(own + mapped.min(predicted.saturating_sub(own)))
+}
+
+/// Bytes that are the process's own, and not pages of a file that the system could drop.
+pub(crate) fn own_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(field(&status, "RssAnon:")?.saturating_add(field(&status, "RssShmem:")?))
 }
 
 /// The value of a line such as `RssAnon:     1234 kB`, in bytes.

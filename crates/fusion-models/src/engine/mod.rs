@@ -15,7 +15,7 @@ mod wire;
 pub(crate) use chat::ChatEvents;
 pub(crate) use client::Client;
 pub(crate) use command::{Launch, find};
-pub(crate) use footprint::measure;
+pub(crate) use footprint::{measure, own_bytes};
 pub(crate) use log_ring::LogRing;
 pub(crate) use predict::predict;
 pub(crate) use process::Spawner;

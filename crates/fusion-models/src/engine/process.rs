@@ -3,7 +3,7 @@
 //! Children ask the kernel to be killed when their parent dies, and to the kernel the parent is the thread that started
 //! them: a child started from a pool's thread would die with that thread.
 
-use std::{io, sync::mpsc, thread};
+use std::{fs, io, sync::mpsc, thread};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -11,6 +11,9 @@ use tokio::{
     runtime::Handle,
     sync::oneshot,
 };
+
+/// From -1000, never, to 1000, first.
+const OOM_SCORE: &str = "500";
 
 /// Whoever looks after a child holds a clone: the thread ends with the last one.
 #[derive(Clone, Debug)]
@@ -30,8 +33,12 @@ impl Spawner {
         let serve = move || {
             let _entered = runtime.enter();
             while let Ok(Order { mut command, reply }) = orders.recv() {
+                let child = command.spawn();
+                if let Some(pid) = child.as_ref().ok().and_then(Child::id) {
+                    offer_to_oom_killer(pid);
+                }
                 // A child that nobody waits for any more is killed as it is dropped.
-                let _ = reply.send(command.spawn());
+                let _ = reply.send(child);
             }
         };
         thread::Builder::new()
@@ -45,6 +52,15 @@ impl Spawner {
         let gone = || io::Error::other("the thread that starts processes is gone");
         self.0.send(Order { command, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+/// When the system runs out of memory it ends an engine, which can be started again, before it ends the server.
+fn offer_to_oom_killer(pid: u32) {
+    if cfg!(target_os = "linux")
+        && let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE)
+    {
+        tracing::debug!(pid, %error, "can't mark an engine for the out-of-memory killer");
     }
 }
 

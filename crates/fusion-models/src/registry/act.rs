@@ -334,7 +334,7 @@ async fn measure(engine: &Engine, definition: &Arc<Definition>, need: Need) -> u
 }
 
 /// Whether there is still a registry to hear it.
-fn send(mailbox: &mpsc::WeakUnboundedSender<Message>, message: Message) -> bool {
+pub(super) fn send(mailbox: &mpsc::WeakUnboundedSender<Message>, message: Message) -> bool {
     mailbox
         .upgrade()
         .is_some_and(|mailbox| mailbox.send(message).is_ok())

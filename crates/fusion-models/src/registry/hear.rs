@@ -100,6 +100,7 @@ impl Registry {
                     entry.measured = Some(bytes);
                 }
             }
+            Message::Machine { memory, held } => self.hear_of_machine(memory, held),
             Message::Ended {
                 model,
                 incarnation,
@@ -331,6 +332,7 @@ impl Registry {
         Diagnostics {
             uptime: self.started.elapsed(),
             machine: None,
+            configured_bytes: self.services.config.budget_bytes,
             budget_bytes: self.board.limits.budget_bytes,
             charged_bytes: self.board.charged(),
             free_bytes: self.board.free().bytes,

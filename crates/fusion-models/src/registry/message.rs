@@ -7,7 +7,7 @@ use fusion_types::{Class, Error, Result, Tenant, model::ModelId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Diagnostics, LoadPlan, LoadReport, ModelInfo, UnloadReport,
+    Diagnostics, LoadPlan, LoadReport, MachineMemory, ModelInfo, UnloadReport,
     catalog::Definition,
     engine::{End, Engine, StartError},
     lease::Lease,
@@ -78,6 +78,11 @@ pub(crate) enum Message {
         model: ModelId,
         incarnation: Incarnation,
         bytes: u64,
+    },
+    /// What the machine has left, and what the engines hold of it as their own.
+    Machine {
+        memory: MachineMemory,
+        held: u64,
     },
     Ended {
         model: ModelId,

@@ -6,6 +6,7 @@ mod hear;
 mod history;
 mod limits;
 mod message;
+mod pressure;
 mod view;
 
 use std::{
@@ -37,6 +38,8 @@ use crate::{
 
 /// How often loaded models are measured again: contexts fill up.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// How often the machine's own memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages heard before the scheduler decides.
 const BATCH: usize = 256;
 
@@ -124,6 +127,7 @@ impl Registry {
         token: CancellationToken,
     ) {
         let mut measuring = tokio::time::interval(MEASURE_EVERY);
+        let mut looking = tokio::time::interval(LOOK_EVERY);
         let mut drain_until: Option<Instant> = None;
         loop {
             self.decide();
@@ -143,6 +147,7 @@ impl Registry {
                 }
                 () = until(wake) => {}
                 _ = measuring.tick() => self.measure(),
+                _ = looking.tick() => self.look_at_machine(),
             }
         }
         self.end(messages).await;

@@ -12,6 +12,7 @@ mod catalog;
 mod download;
 mod failures;
 mod known;
+mod pressure;
 mod queues;
 mod real;
 mod requests;

@@ -12,6 +12,7 @@ pub(crate) async fn diagnostics(State(app): State<App>) -> Answer<Json<Value>> {
     let cards = app.models.cards();
     let mut resources = json!({});
     for (name, bytes) in [
+        ("configured", known.configured_bytes),
         ("budget", known.budget_bytes),
         ("charged", known.charged_bytes),
         ("free", known.free_bytes),
