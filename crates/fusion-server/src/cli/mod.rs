@@ -2,6 +2,7 @@
 
 mod client;
 mod output;
+mod progress;
 mod pull;
 
 use std::{env, path::PathBuf, process::ExitCode};

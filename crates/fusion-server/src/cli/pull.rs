@@ -1,19 +1,17 @@
 //! `fusiond pull`: a model from a hub into the models folder.
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-    path::Path,
-    sync::Mutex,
-};
+use std::{env, path::Path};
 
 use clap::{Arg, ArgMatches, Command};
 use fusion_models::download::{self, Hub, Progress};
-use fusion_types::Result;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use fusion_types::{Error, ErrorCode, Result};
 use serde_json::json;
 
-use super::Output;
+use super::{
+    Output,
+    progress::{self, Display},
+};
+use crate::drain::asked_to_stop;
 
 pub(super) fn command() -> Command {
     let source = Arg::new("source")
@@ -36,9 +34,11 @@ pub(super) async fn pull(arguments: &ArgMatches, models_dir: &Path, output: &Out
         endpoint,
         token: env::var("HF_TOKEN").ok(),
     };
-    let bar = Bar::new();
-    let pulled = download::pull(source, models_dir, &hub, &|progress| bar.show(progress)).await?;
-    bar.end();
+    let display = Display::new(output.json);
+    let show = |progress| display.show(progress);
+    let outcome = until_stopped(download::pull(source, models_dir, &hub, &show)).await;
+    let last = display.end();
+    let pulled = outcome.unwrap_or_else(|| Err(stopped(last.as_ref())))?;
     if output.json {
         let files: Vec<_> = pulled
             .verified
@@ -57,44 +57,18 @@ pub(super) async fn pull(arguments: &ArgMatches, models_dir: &Path, output: &Out
     Ok(())
 }
 
-/// A bar on a terminal, nothing elsewhere: a log wants the end, not the way.
-struct Bar {
-    bar: ProgressBar,
-    file: Mutex<String>,
+/// Keeps what has come: the same pull goes on from there.
+async fn until_stopped<T>(pull: impl Future<Output = Result<T>>) -> Option<Result<T>> {
+    tokio::select! {
+        outcome = pull => Some(outcome),
+        () = asked_to_stop() => None,
+    }
 }
 
-impl Bar {
-    fn new() -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self {
-            bar: ProgressBar::with_draw_target(None, target).with_style(style),
-            file: Mutex::default(),
-        }
-    }
-
-    fn show(&self, progress: Progress) {
-        let Ok(mut file) = self.file.lock() else {
-            return;
-        };
-        if *file != progress.file {
-            self.bar.set_message(progress.file.clone());
-            self.bar.reset();
-            *file = progress.file;
-        }
-        if let Some(total) = progress.total_bytes {
-            self.bar.set_length(total);
-        }
-        self.bar.set_position(progress.bytes);
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
+fn stopped(last: Option<&Progress>) -> Error {
+    let reached = last.map_or_else(String::new, |last| format!(" at {}", progress::line(last)));
+    Error::new(
+        ErrorCode::EngineUnavailable,
+        format!("stopped{reached}; what has come is kept, and the same command goes on from there"),
+    )
 }

@@ -15,6 +15,7 @@ mod client;
 mod jobs;
 mod kill;
 mod known;
+mod pull;
 mod rag;
 mod real;
 mod receiver;
