@@ -24,6 +24,6 @@ pub use config::{Config, EvictionPolicy, KnownFolders, ModelDefinition};
 pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
 pub use report::{
-    Diagnostics, Eviction, EvictionReason, LoadPlan, LoadReport, LoadRequest, ModelInfo,
-    ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, UnloadReport,
+    Diagnostics, Eviction, EvictionReason, ForgetReport, LoadPlan, LoadReport, LoadRequest,
+    ModelInfo, ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, UnloadReport,
 };

@@ -1,6 +1,7 @@
 //! The handle that everybody holds.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,9 +10,9 @@ use std::{
 };
 
 use fusion_types::{
-    Call, Error, Result,
+    Call, Error, ErrorCode, Result,
     inference::Needs,
-    model::{Capability, ModelCard},
+    model::{Capability, ModelCard, ModelId},
     model_ref::ModelRef,
     store::RecordStore,
 };
@@ -19,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, Diagnostics, LoadPlan, LoadReport, LoadRequest, MemoryReader, ModelInfo, QueueStats,
-    UnloadReport,
-    catalog::{self, Definition},
+    Config, Diagnostics, ForgetReport, LoadPlan, LoadReport, LoadRequest, MemoryReader, ModelInfo,
+    QueueStats, UnloadReport,
+    catalog::{self, Definition, Origin},
     engine::{RuntimeDir, Spawner},
     lease::Lease,
     memory::Footprints,
@@ -164,6 +165,63 @@ impl Models {
         .await?
     }
 
+    /// Unloads a model and forgets what was defined of it by loading it; with `files` also deletes its files. What the
+    /// configuration names, or is found where models lie, stays listed.
+    ///
+    /// # Errors
+    /// `model_not_found`; `model_in_use` without `force`, or where another model has the files too; `invalid_value` for
+    /// files outside the models folder. Then nothing was changed.
+    pub async fn forget(&self, name: &str, files: bool, force: bool) -> Result<ForgetReport> {
+        let model = self.card(name)?.id;
+        if files {
+            self.own_files(&model).await?;
+        }
+        let freed_bytes = self.unload(model.as_str(), force).await?.freed_bytes;
+        let (own, bytes) = match files {
+            true => self.own_files(&model).await?,
+            false => Default::default(),
+        };
+        self.ask(|reply| Message::Forget {
+            model: model.clone(),
+            reply,
+        })
+        .await??;
+        catalog::forget(&*self.0.records, &model).await?;
+        blocking(move || catalog::delete(&own)).await?;
+        self.rescan().await?;
+        Ok(ForgetReport {
+            freed_bytes,
+            deleted_bytes: bytes,
+            listed: self
+                .ask(|reply| Message::Info {
+                    model: model.clone(),
+                    reply,
+                })
+                .await?
+                .is_ok(),
+            model_id: model,
+        })
+    }
+
+    /// The files that are the model's alone, and their size.
+    async fn own_files(&self, model: &ModelId) -> Result<(Vec<PathBuf>, u64)> {
+        let view = self.view();
+        let Some(definition) = view.definitions.get(model).cloned() else {
+            return Err(routing::not_found(model.as_str(), std::iter::empty()));
+        };
+        if definition.origin == Origin::Configured {
+            let message = format!("the configuration names the model {model}");
+            return Err(Error::new(ErrorCode::ModelInUse, message));
+        }
+        let others = view.definitions.values();
+        let others: Vec<_> = others.filter(|other| other.id != *model).cloned().collect();
+        let config = self.0.config.clone();
+        let bytes = definition.file_bytes;
+        blocking(move || catalog::own_files(&config.models_dir, &definition, &others))
+            .await
+            .map(|files| (files, bytes))
+    }
+
     /// All that is loaded or could be, by id.
     pub fn cards(&self) -> Arc<[ModelCard]> {
         self.view().cards.clone()
@@ -276,7 +334,7 @@ impl Models {
 
     /// The model that the request names as its path, unless it wants it under another id.
     fn known(&self, request: &LoadRequest) -> Option<Arc<Definition>> {
-        let id = fusion_types::model::ModelId::new(&request.model_path);
+        let id = ModelId::new(&request.model_path);
         let same_id = request
             .model_id
             .as_ref()

@@ -94,6 +94,17 @@ pub struct UnloadReport {
     pub unload_time: Duration,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForgetReport {
+    pub model_id: ModelId,
+    /// Bytes that went back to the budget.
+    pub freed_bytes: u64,
+    /// Bytes that went from the disk.
+    pub deleted_bytes: u64,
+    /// Whether it is still listed: the configuration names it, or its files lie where models are found.
+    pub listed: bool,
+}
+
 /// Everything that is known about a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInfo {

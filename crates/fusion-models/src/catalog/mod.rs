@@ -5,10 +5,12 @@ mod inspect;
 mod known;
 mod names;
 mod remembered;
+mod remove;
 mod request;
 mod scan;
 
 pub(crate) use definition::{Definition, Origin};
-pub(crate) use remembered::{recall, remember};
+pub(crate) use remembered::{forget, recall, remember};
+pub(crate) use remove::{delete, own_files};
 pub(crate) use request::{configured, define};
 pub(crate) use scan::scan;

@@ -1,6 +1,6 @@
 //! Models that were loaded through the API, kept over a restart.
 
-use fusion_types::{Error, Result, record::RecordWrite, store::RecordStore};
+use fusion_types::{Error, Result, model::ModelId, record::RecordWrite, store::RecordStore};
 
 use super::{
     definition::{Definition, Origin},
@@ -22,6 +22,13 @@ pub(crate) async fn remember(records: &dyn RecordStore, definition: &Definition)
             value,
         )])
         .await
+}
+
+/// # Errors
+/// `store_unavailable`.
+pub(crate) async fn forget(records: &dyn RecordStore, id: &ModelId) -> Result<()> {
+    let write = RecordWrite::delete(NAMESPACE, id.as_str());
+    records.commit(vec![write]).await
 }
 
 /// What is still on disk of what was remembered. A record that can't be read, or whose files are gone, is left alone.

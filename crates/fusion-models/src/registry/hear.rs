@@ -58,6 +58,7 @@ impl Registry {
                 force,
                 reply,
             } => self.unload(&model, force, reply),
+            Message::Forget { model, reply } => drop(reply.send(self.forget(&model))),
             Message::Info { model, reply } => drop(reply.send(self.info(&model))),
             Message::Diagnostics { reply } => drop(reply.send(self.diagnostics())),
             Message::Found { definitions, reply } => {
@@ -309,6 +310,21 @@ impl Registry {
         self.history.evicted(id, EvictionReason::Requested, bytes);
         self.board.unload(id);
         self.stop(id, if force { Stop::Force } else { Stop::Unload });
+    }
+
+    fn forget(&mut self, id: &ModelId) -> Result<()> {
+        let (Some(entry), Some(model)) = (self.entries.get(id), self.board.models.get(id)) else {
+            return Err(self.unknown(id));
+        };
+        if model.state != State::Unloaded || self.board.waiting_for(id).next().is_some() {
+            let message = format!("the model {id} is being loaded again");
+            return Err(Error::new(ErrorCode::ModelInUse, message));
+        }
+        if entry.definition.origin != Origin::Configured {
+            self.entries.remove(id);
+            self.board.models.remove(id);
+        }
+        Ok(())
     }
 
     fn info(&self, id: &ModelId) -> Result<crate::ModelInfo> {

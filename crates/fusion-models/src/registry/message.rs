@@ -42,6 +42,11 @@ pub(crate) enum Message {
         force: bool,
         reply: oneshot::Sender<Result<UnloadReport>>,
     },
+    /// The definition leaves the catalog, unless the configuration has it.
+    Forget {
+        model: ModelId,
+        reply: oneshot::Sender<Result<()>>,
+    },
     Info {
         model: ModelId,
         reply: oneshot::Sender<Result<ModelInfo>>,

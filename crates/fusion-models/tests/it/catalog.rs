@@ -196,3 +196,54 @@ async fn a_workflow_is_not_a_model() {
         .unwrap_err();
     assert_eq!(error.code, ErrorCode::NotImplemented);
 }
+
+#[tokio::test]
+async fn a_forgotten_model_is_gone_and_its_files_only_where_they_are_its_own() {
+    let setting = Setting::new(&["m", "n"]).await;
+    let named = |id: &str, path: &str| LoadRequest {
+        model_id: Some(id.to_owned()),
+        ..fake(path, json!({}))
+    };
+    setting.models.load(named("mine", "m")).await.unwrap();
+    setting.models.load(named("mine-too", "n")).await.unwrap();
+    assert_eq!(setting.records.keys("models"), ["mine", "mine-too"]);
+    let file = |name: &str| setting.folder.path().join(format!("{name}.gguf"));
+
+    // The folder's own model has the same file.
+    let shared = setting
+        .models
+        .forget("mine", true, false)
+        .await
+        .unwrap_err();
+    assert_eq!(shared.code, ErrorCode::ModelInUse);
+    assert_eq!(setting.status("mine"), ModelStatus::Loaded);
+
+    let report = setting.models.forget("mine", false, false).await.unwrap();
+    assert!(report.freed_bytes > 0 && !report.listed);
+    let unknown = setting.models.info("mine").await.unwrap_err();
+    assert_eq!(unknown.code, ErrorCode::ModelNotFound);
+    assert_eq!(setting.records.keys("models"), ["mine-too"]);
+    assert!(file("m").exists());
+
+    let report = setting.models.forget("m", true, false).await.unwrap();
+    assert!(report.deleted_bytes > 0 && !report.listed);
+    assert!(!file("m").exists() && file("n").exists());
+}
+
+#[tokio::test]
+async fn files_elsewhere_are_never_deleted() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let outside = elsewhere.path().join("out.gguf");
+    std::fs::write(&outside, b"GGUF, but only in name").unwrap();
+    let setting = Setting::new(&[]).await;
+    let link = setting.folder.path().join("link.gguf");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    setting.models.rescan().await.unwrap();
+    setting.load(outside.to_str().unwrap(), json!({})).await;
+    for name in ["link", "out"] {
+        let refused = setting.models.forget(name, true, true).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidValue, "{name}");
+    }
+    assert!(outside.exists() && link.exists());
+    assert_eq!(setting.status("out"), ModelStatus::Loaded);
+}

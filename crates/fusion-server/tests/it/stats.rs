@@ -47,3 +47,36 @@ async fn a_model_s_work_is_counted_and_timed() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
 }
+
+#[tokio::test]
+async fn warming_up_loads_the_model_and_runs_it_once() {
+    let home = Home::new().fake("m", "lm", &[("tokens", "5")]);
+    let server = home.start().await;
+    let client = server.client();
+    let warmed = client
+        .ask("/v1/models/m/warmup", &json!({ "prompt": "be ready" }))
+        .await;
+    assert_eq!(
+        (&warmed["model_id"], &warmed["status"]),
+        (&json!("m"), &json!("warmed"))
+    );
+    assert!(warmed["warmup_time_ms"].as_u64().unwrap() > 0);
+    let info = client.look("/v1/models/m/info").await;
+    assert_eq!(
+        (&info["status"], &info["request_count"]),
+        (&json!("loaded"), &json!(1))
+    );
+    let (status, _) = client.post("/v1/models/x/warmup", &json!({})).await;
+    assert_eq!(status, 404);
+
+    // The configuration names the model: it is unloaded, and stays known.
+    let (status, left) = client.delete("/v1/models/m").await;
+    assert_eq!((status.as_u16(), &left["deleted"]), (200, &json!(false)));
+    assert_eq!(left["status"], "unloaded");
+    assert_eq!(client.look("/v1/models/m").await["status"], "unloaded");
+    let (status, refused) = client.delete("/v1/models/m?files=true").await;
+    assert_eq!(
+        (status.as_u16(), &refused["error"]["code"]),
+        (409, &json!("model_in_use"))
+    );
+}

@@ -1,15 +1,20 @@
 //! `/v1/models`: what can be loaded, what is, and changing that.
 
+use std::time::Instant;
+
 use axum::{Json, extract::State};
-use fusion_models::{LoadRequest, ModelInfo, Percentiles};
+use fusion_models::{ForgetReport, LoadRequest, ModelInfo, Percentiles};
 use fusion_types::{
     Error, ErrorCode,
-    model::{ModelCard, ModelStatus},
+    chat::{ChatRequest, Message, Role},
+    embedding::EmbedRequest,
+    model::{Capability, ModelCard, ModelStatus},
 };
+use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::{Answer, App, JsonBody, PathParams, QueryParams, answer::bytes_and_gb};
+use super::super::{Answer, App, Caller, JsonBody, PathParams, QueryParams, answer::bytes_and_gb};
 
 pub(crate) async fn list(State(App { models, .. }): State<App>) -> Json<Value> {
     let rows: Vec<Value> = models.cards().iter().map(row).collect();
@@ -69,16 +74,17 @@ pub(crate) async fn load(
 #[serde(default)]
 pub(crate) struct DeleteParams {
     force: bool,
+    files: bool,
 }
 
-/// `DELETE /v1/models/{id}/unload`.
+/// `DELETE /v1/models/{id}/unload`, and `DELETE /v1/models/{id}`, which forgets it too.
 pub(crate) async fn delete(
     State(App { models, .. }): State<App>,
     PathParams(path): PathParams<String>,
-    QueryParams(DeleteParams { force }): QueryParams<DeleteParams>,
+    QueryParams(DeleteParams { force, files }): QueryParams<DeleteParams>,
 ) -> Answer<Json<Value>> {
     let Some(id) = path.strip_suffix("/unload") else {
-        return Err(Error::not_implemented("forgetting a model").into());
+        return forget(&models.forget(&path, files, force).await?);
     };
     let report = models.unload(id, force).await?;
     let mut answer = json!({
@@ -90,10 +96,37 @@ pub(crate) async fn delete(
     Ok(Json(answer))
 }
 
-/// `POST /v1/models/{id}/warmup`.
+fn forget(report: &ForgetReport) -> Answer<Json<Value>> {
+    let mut answer = json!({
+        "id": report.model_id,
+        "object": "model",
+        "deleted": !report.listed,
+        "model_id": report.model_id,
+        "status": if report.listed { "unloaded" } else { "deleted" },
+    });
+    bytes_and_gb(&mut answer, "vram_freed", report.freed_bytes);
+    bytes_and_gb(&mut answer, "disk_freed", report.deleted_bytes);
+    Ok(Json(answer))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Warmup {
+    #[serde(default = "greeting")]
+    prompt: String,
+}
+
+fn greeting() -> String {
+    "Hello".to_owned()
+}
+
+/// `POST /v1/models/{id}/warmup`: the model is loaded and runs once, on the way that requests take.
 pub(crate) async fn post(
-    State(App { models, .. }): State<App>,
+    State(App {
+        models, inference, ..
+    }): State<App>,
     PathParams(path): PathParams<String>,
+    Caller(call): Caller,
+    JsonBody(Warmup { prompt }): JsonBody<Warmup>,
 ) -> Answer<Json<Value>> {
     let Some(id) = path.strip_suffix("/warmup") else {
         let error = Error::new(
@@ -102,8 +135,31 @@ pub(crate) async fn post(
         );
         return Err(error.into());
     };
-    models.card(id)?;
-    Err(Error::not_implemented("warming a model up").into())
+    let card = models.card(id)?;
+    let model = card.id.to_string();
+    let began = Instant::now();
+    if card.can(Capability::Chat) {
+        let request = ChatRequest {
+            model,
+            messages: vec![Message::new(Role::User, prompt)],
+            max_tokens: Some(1),
+            ..ChatRequest::default()
+        };
+        let events = inference.chat(&call, request).await?.events;
+        events.try_for_each(async |_| Ok(())).await?;
+    } else {
+        let request = EmbedRequest {
+            model,
+            input: vec![prompt],
+            truncate: true,
+        };
+        inference.embed(&call, request).await?;
+    }
+    Ok(Json(json!({
+        "model_id": card.id,
+        "status": "warmed",
+        "warmup_time_ms": millis(began.elapsed()),
+    })))
 }
 
 const TIER: &str = "3A";
