@@ -7,7 +7,7 @@ use axum::{
 };
 use fusion_types::{
     Error, Result,
-    chat::{ChatChunk, ChatEvent, ChunkChoice, Delta, FinishReason, Usage},
+    chat::{ChatChunk, ChatEvent, ChunkChoice, WholeAnswer},
     error::ErrorBody,
 };
 use futures::{StreamExt, stream};
@@ -44,41 +44,21 @@ pub(crate) fn stream(model: String, events: ChatStream) -> Response {
 
 /// The whole answer as one `chat.completion`.
 pub(crate) async fn gather(model: String, mut events: ChatStream) -> Result<Response> {
-    let mut content = String::new();
-    let mut reasoning = String::new();
-    let mut finish = FinishReason::Stop;
-    let mut usage = Usage::default();
+    let mut answer = WholeAnswer::default();
     while let Some(event) = events.next().await {
-        match event? {
-            ChatEvent::Delta(delta) => {
-                content.extend(delta.content);
-                reasoning.extend(delta.reasoning_content);
-            }
-            ChatEvent::Finish(reason) => finish = reason,
-            ChatEvent::Usage(total) => usage = total,
-        }
+        answer.add(event?);
     }
-    let mut message = json!({ "role": "assistant", "content": content });
-    if !reasoning.is_empty() {
-        message["reasoning_content"] = reasoning.into();
-    }
-    let choice = json!({ "index": 0, "message": message, "finish_reason": finish });
+    let usage = std::mem::take(&mut answer.usage);
+    let choices = [answer.into_choice(0)];
     let answer =
-        json!({ "object": "chat.completion", "model": model, "choices": [choice], "usage": usage });
+        json!({ "object": "chat.completion", "model": model, "choices": choices, "usage": usage });
     Ok(axum::Json(answer).into_response())
 }
 
 fn chunk(model: &str, event: ChatEvent) -> ChatChunk {
-    let choice = |delta, finish_reason| {
-        vec![ChunkChoice {
-            index: 0,
-            delta,
-            finish_reason,
-        }]
-    };
     let (choices, usage) = match event {
-        ChatEvent::Delta(delta) => (choice(delta, None), None),
-        ChatEvent::Finish(reason) => (choice(Delta::default(), Some(reason)), None),
+        ChatEvent::Delta(delta) => (vec![ChunkChoice::delta(0, delta)], None),
+        ChatEvent::Finish(reason) => (vec![ChunkChoice::finish(0, reason)], None),
         ChatEvent::Usage(usage) => (Vec::new(), Some(usage)),
     };
     ChatChunk {

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     decode::{DecodeThread, Job, OUTPUTS},
-    generation::Generation,
+    generation::{Answer, Generation},
     gguf::Gguf,
     llama,
     prompt::{Prompt, Template},
@@ -53,7 +53,7 @@ impl Engine for Llama {
         let context_length = decode.memory().context_length;
         let mut capabilities = Vec::new();
         if template.is_usable() {
-            capabilities.push(Capability::Chat);
+            capabilities.extend([Capability::Chat, Capability::StructuredOutput]);
         }
         if context_length >= LONG_CONTEXT {
             capabilities.push(Capability::LongContext);
@@ -118,9 +118,13 @@ impl Engine for Llama {
         let (outputs, received) = mpsc::channel(OUTPUTS);
         let prepared = spawn_blocking(move || {
             let prompt = template.prompt(&model, &request)?;
-            let stops = [prompt.stops.as_slice(), &request.stop].concat();
             let max_tokens = allowed(&prompt, &request, context_length)?;
-            let sampler = sampler(&model, &request.sampling, &prompt.tokens)?;
+            let sampler = sampler(&model, &request, &prompt)?;
+            let answer = Answer {
+                stops: [prompt.stops.as_slice(), &request.stop].concat(),
+                parser: prompt.parser,
+                prompt_tokens: prompt.tokens.len(),
+            };
             Ok((
                 Job {
                     prompt: prompt.tokens,
@@ -128,16 +132,15 @@ impl Engine for Llama {
                     sampler,
                     outputs,
                 },
-                stops,
+                answer,
             ))
         });
-        let (job, stops) = prepared
+        let (job, answer) = prepared
             .await
             .map_err(|error| Error::internal(error.to_string()))??;
-        let prompt_tokens = job.prompt.len();
         self.decode.submit(job)?;
         let (model, waker) = (self.model.clone(), self.decode.waker());
-        Ok(Generation::new(model, received, permit, waker, stops, prompt_tokens).into_stream())
+        Ok(Generation::new(model, received, permit, waker, answer).into_stream())
     }
 
     async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {

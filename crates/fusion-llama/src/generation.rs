@@ -11,13 +11,15 @@ use fusion_engine::{
 };
 use futures::{StreamExt, stream};
 use llama_cpp_4::{
-    model::{LlamaModel, Special},
+    chat::ChatParams,
+    model::{AddBos, LlamaModel, Special},
     token::LlamaToken,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
     decode::{Output, Waker},
+    reply::Reply,
     text::Assembler,
 };
 
@@ -28,10 +30,20 @@ pub(crate) struct Generation {
     outputs: mpsc::Receiver<Output>,
     _permit: OwnedSemaphorePermit,
     _wake: WakeOnDrop,
+    /// Control tokens that the parser needs to see.
+    preserved: Vec<LlamaToken>,
     text: Assembler,
+    reply: Option<Reply>,
     usage: Usage,
     events: VecDeque<Result<ChatEvent>>,
     ended: bool,
+}
+
+/// What the prompt says about the answer to come.
+pub(crate) struct Answer {
+    pub(crate) stops: Vec<String>,
+    pub(crate) parser: Option<ChatParams>,
+    pub(crate) prompt_tokens: usize,
 }
 
 impl Generation {
@@ -40,15 +52,22 @@ impl Generation {
         outputs: mpsc::Receiver<Output>,
         permit: OwnedSemaphorePermit,
         waker: Waker,
-        stops: Vec<String>,
-        prompt_tokens: usize,
+        Answer {
+            stops,
+            parser,
+            prompt_tokens,
+        }: Answer,
     ) -> Self {
         Self {
+            preserved: parser
+                .as_ref()
+                .map_or_else(Vec::new, |parser| preserved(&model, parser)),
             model,
             outputs,
             _permit: permit,
             _wake: WakeOnDrop(waker),
             text: Assembler::new(stops),
+            reply: parser.map(Reply::new),
             usage: Usage::new(count(prompt_tokens), 0),
             events: VecDeque::new(),
             ended: false,
@@ -99,9 +118,14 @@ impl Generation {
     fn token(&mut self, token: LlamaToken) {
         self.usage.completion_tokens += 1;
         // A token without text of its own, such as a control token, is reported as an error.
+        let special = if self.preserved.contains(&token) {
+            Special::Tokenize
+        } else {
+            Special::Plaintext
+        };
         let bytes = self
             .model
-            .token_to_raw_bytes(token, Special::Plaintext)
+            .token_to_raw_bytes(token, special)
             .unwrap_or_default();
         let certain = self.text.push(&bytes);
         self.delta(certain.text);
@@ -113,14 +137,24 @@ impl Generation {
     }
 
     fn delta(&mut self, text: String) {
-        if !text.is_empty() {
-            self.events
-                .push_back(Ok(ChatEvent::Delta(Delta::text(text))));
-        }
+        let delta = match &mut self.reply {
+            Some(reply) => reply.push(&text),
+            None => (!text.is_empty()).then(|| Delta::text(text)),
+        };
+        self.events
+            .extend(delta.map(|delta| Ok(ChatEvent::Delta(delta))));
     }
 
-    fn finish(&mut self, reason: FinishReason) {
+    fn finish(&mut self, mut reason: FinishReason) {
         self.ended = true;
+        if let Some(reply) = &mut self.reply {
+            let rest = reply.finish();
+            self.events
+                .extend(rest.map(|delta| Ok(ChatEvent::Delta(delta))));
+            if reason == FinishReason::Stop && reply.has_calls() {
+                reason = FinishReason::ToolCalls;
+            }
+        }
         self.usage.total_tokens = self
             .usage
             .prompt_tokens
@@ -134,6 +168,19 @@ impl Generation {
         self.ended = true;
         self.events.push_back(Err(error));
     }
+}
+
+/// Tokens that are one by one what the parser calls its marks.
+fn preserved(model: &LlamaModel, parser: &ChatParams) -> Vec<LlamaToken> {
+    let marks: Vec<String> =
+        serde_json::from_str(&parser.preserved_tokens_json).unwrap_or_default();
+    let tokens = marks.iter().filter_map(|mark| {
+        let tokens = model
+            .str_to_token_with_special(mark, AddBos::Never, Special::Tokenize)
+            .ok()?;
+        <[LlamaToken; 1]>::try_from(tokens).ok()
+    });
+    tokens.flatten().collect()
 }
 
 struct WakeOnDrop(Waker);

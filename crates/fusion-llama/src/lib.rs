@@ -2,15 +2,19 @@
 //! between the tokens of running streams, and what a slot has read before read only once.
 //!
 //! `engine` is the way in; `decode` is the thread that computes, with its decisions in `decode::{plan, pace, prefix}`; a
-//! `generation` turns the tokens of one request into text and events on that request's own task.
+//! `generation` turns the tokens of one request into text and events on that request's own task: what the template calls reasoning
+//! and calls is told apart by `reply`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
 
 mod decode;
 mod engine;
 mod generation;
 mod gguf;
+mod grammar;
 mod llama;
 mod prompt;
+mod reply;
 mod sampler;
+mod schema;
 mod shape;
 mod spans;
 mod text;

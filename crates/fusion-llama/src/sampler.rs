@@ -1,11 +1,16 @@
 //! From the request's sampling parameters to llama.cpp's sampler chain.
 
-use fusion_engine::types::{Error, Result, chat::Sampling};
+use fusion_engine::types::{
+    Error, Result,
+    chat::{ChatRequest, Sampling},
+};
 use llama_cpp_4::{
     common_sampler::{CommonSampler, CommonSamplerParams, CommonSamplerType},
     model::LlamaModel,
     token::LlamaToken,
 };
+
+use crate::prompt::Prompt;
 
 /// Penalties look at this many tokens back.
 const PENALTY_TOKENS: i32 = 4096;
@@ -16,12 +21,17 @@ const RANDOM_SEED: u32 = u32::MAX;
 /// a random seed. Frequency and presence count what was generated; with a repetition penalty all three count the prompt too.
 ///
 /// # Errors
-/// `invalid_value` for a parameter out of range.
+/// `invalid_value` for a parameter out of range, and for a grammar that can't be enforced.
 pub(crate) fn sampler(
     model: &LlamaModel,
-    sampling: &Sampling,
-    prompt: &[LlamaToken],
+    request: &ChatRequest,
+    Prompt {
+        tokens: prompt,
+        grammar,
+        ..
+    }: &Prompt,
 ) -> Result<CommonSampler> {
+    let sampling = &request.sampling;
     check(sampling)?;
     let mut params = CommonSamplerParams::new();
     let mut scalars = params.scalars();
@@ -47,7 +57,15 @@ pub(crate) fn sampler(
             .set_samplers(&[CommonSamplerType::Penalties, CommonSamplerType::TopK])
             .map_err(failed)?;
     }
-    let mut sampler = CommonSampler::new(model, &mut params).map_err(failed)?;
+    bias(&mut params, model, request)?;
+    if let Some(grammar) = grammar {
+        grammar.set(&mut params)?;
+    }
+    let made = CommonSampler::new(model, &mut params);
+    let mut sampler = made.map_err(|error| match grammar {
+        Some(grammar) => grammar.refused(&error),
+        None => failed(error),
+    })?;
     if sampling
         .repetition_penalty
         .is_some_and(|penalty| (penalty - 1.0).abs() > f32::EPSILON)
@@ -58,6 +76,26 @@ pub(crate) fn sampler(
         }
     }
     Ok(sampler)
+}
+
+/// -100 bans a token, as the dialect has it.
+fn bias(params: &mut CommonSamplerParams, model: &LlamaModel, request: &ChatRequest) -> Result<()> {
+    for (token, bias) in &request.logit_bias {
+        let known = |token: &i32| (0..model.n_vocab()).contains(token);
+        let token = token.parse().ok().filter(known).ok_or_else(|| {
+            let message = format!("logit_bias: {token} is no token of this model");
+            Error::invalid("logit_bias", message)
+        })?;
+        let bias = if *bias <= -100.0 {
+            f32::NEG_INFINITY
+        } else {
+            *bias
+        };
+        params
+            .add_logit_bias(LlamaToken(token), bias)
+            .map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn check(sampling: &Sampling) -> Result<()> {

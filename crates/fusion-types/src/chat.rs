@@ -1,7 +1,22 @@
 //! Chat as the OpenAI dialect has it: the request that goes to an engine, and the events that come back.
 
+mod answer;
+mod format;
+mod logprobs;
+mod tools;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+pub use answer::WholeAnswer;
+pub use format::{NamedSchema, ResponseFormat};
+pub use logprobs::{ChoiceLogprobs, TokenLogprob, TopLogprob};
+pub use tools::{
+    FunctionDelta, FunctionTool, NamedFunction, Tool, ToolCall, ToolCallDelta, ToolCallFunction,
+    ToolChoice, ToolKind, ToolMode, collect_tool_calls,
+};
 
 /// A chat for one model, checked at the edge. Serialized as it is, it is the body of the engine's `/v1/chat/completions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +38,34 @@ pub struct ChatRequest {
     pub chat_template_kwargs: Map<String, Value>,
     #[serde(default)]
     pub stream: bool,
+    /// What the answer must look like; enforced while it is drawn.
+    #[serde(default, skip_serializing_if = "ResponseFormat::is_text")]
+    pub response_format: ResponseFormat,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether one answer may hold several calls; without it, yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
+    /// Added to the logits of tokens, by id; -100 bans, 100 all but forces.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<String, f32>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub logprobs: bool,
+    /// How many of the likeliest tokens are told at each place; needs `logprobs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u32>,
+    /// How long a thinking model may think, where its template knows: `none`, `minimal`, `low`, `medium`, `high`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
+}
+
+impl ChatRequest {
+    /// Whether the answer may hold calls.
+    pub fn may_call_tools(&self) -> bool {
+        !self.tools.is_empty() && self.tool_choice != Some(ToolChoice::Mode(ToolMode::None))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +75,18 @@ pub struct Message {
     pub content: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What an assistant's message asked for.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that a tool's message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
 }
 
 impl Message {
@@ -40,6 +95,9 @@ impl Message {
             role,
             content: content.into(),
             name: None,
+            reasoning_content: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
         }
     }
 }
@@ -97,7 +155,7 @@ pub enum ChatEvent {
 }
 
 /// What was added to the answer. Never splits a UTF-8 character, never holds a part of a stop string.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
@@ -105,6 +163,11 @@ pub struct Delta {
     pub content: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+    /// Of the tokens that this brought. On the wire it stands beside the delta: see [`ChunkChoice`].
+    #[serde(skip)]
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 impl Delta {
@@ -176,7 +239,28 @@ pub struct ChunkChoice {
     pub index: u32,
     #[serde(default)]
     pub delta: Delta,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<ChoiceLogprobs>,
     pub finish_reason: Option<FinishReason>,
+}
+
+impl ChunkChoice {
+    pub fn delta(index: u32, mut delta: Delta) -> Self {
+        let content = std::mem::take(&mut delta.logprobs);
+        Self {
+            index,
+            delta,
+            logprobs: (!content.is_empty()).then_some(ChoiceLogprobs { content }),
+            finish_reason: None,
+        }
+    }
+
+    pub fn finish(index: u32, reason: FinishReason) -> Self {
+        Self {
+            finish_reason: Some(reason),
+            ..Self::delta(index, Delta::default())
+        }
+    }
 }
 
 impl ChatChunk {
@@ -185,15 +269,29 @@ impl ChatChunk {
     /// The events that a chunk carries, in order.
     pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
         let choices = self.choices.into_iter().flat_map(|choice| {
-            let delta = Some(choice.delta)
-                .filter(|delta| *delta != Delta::default())
-                .map(ChatEvent::Delta);
+            let logprobs = choice.logprobs.unwrap_or_default().content;
+            let delta = Some(Delta {
+                logprobs,
+                ..choice.delta
+            })
+            .filter(|delta| *delta != Delta::default())
+            .map(ChatEvent::Delta);
             delta
                 .into_iter()
                 .chain(choice.finish_reason.map(ChatEvent::Finish))
         });
         choices.chain(self.usage.map(ChatEvent::Usage))
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

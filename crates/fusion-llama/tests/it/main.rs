@@ -13,4 +13,5 @@ mod model;
 mod prefix;
 mod shared;
 mod speed;
+mod structured;
 mod support;

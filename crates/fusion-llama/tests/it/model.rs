@@ -18,7 +18,10 @@ fn the_card_is_true() {
     let card = engine.card();
     assert_eq!(card.model_type, ModelType::Lm);
     assert_eq!(card.family.as_deref(), Some("llama"));
-    assert_eq!(card.capabilities, [Capability::Chat]);
+    assert_eq!(
+        card.capabilities,
+        [Capability::Chat, Capability::StructuredOutput]
+    );
     assert_eq!(
         (card.context_length, card.slots, card.dimension),
         (512, 3, None)

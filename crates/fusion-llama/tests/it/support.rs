@@ -6,7 +6,7 @@ use fusion_engine::{
     ChatStream, Engine, Launch,
     types::{
         Error, Result,
-        chat::{ChatEvent, ChatRequest, FinishReason, Message, Role, Sampling, Usage},
+        chat::{ChatEvent, ChatRequest, FinishReason, Message, Role, Sampling, Usage, WholeAnswer},
         model::ModelType,
     },
 };
@@ -18,10 +18,14 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The model's file; without one the test says that it was skipped.
 pub(crate) fn model_file() -> Option<PathBuf> {
+    file(FILE)
+}
+
+fn file(name: &str) -> Option<PathBuf> {
     let folder = env::var_os("FUSIOND_MODELS_DIR")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/fusiond/models")))?;
-    let file = folder.join(FILE);
+    let file = folder.join(name);
     if file.is_file() {
         return Some(file);
     }
@@ -87,6 +91,16 @@ impl Answer {
             .unwrap()
             .cached_tokens
     }
+}
+
+/// Everything that a stream says.
+pub(crate) async fn whole(engine: &Llama, request: ChatRequest) -> WholeAnswer {
+    let mut stream = engine.chat(request).await.unwrap();
+    let mut whole = WholeAnswer::default();
+    while let Some(event) = within_deadline(stream.next()).await {
+        whole.add(event.unwrap());
+    }
+    whole
 }
 
 /// Reads a stream to its end, and checks that its events come in the promised order.

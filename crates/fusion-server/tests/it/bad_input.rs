@@ -95,6 +95,24 @@ async fn every_bad_request_gets_its_code() {
         ),
         (
             "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "response_format": { "type": "xml" } }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "response_format": { "type": "json_schema" } }),
+            400,
+            "missing_field",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "logit_bias": { "the": 1 } }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
             json!({ "model": "echo", "messages": image }),
             501,
             "not_implemented",

@@ -18,6 +18,7 @@ mod known;
 mod pull;
 mod rag;
 mod real;
+mod real_chat;
 mod receiver;
 mod server;
 mod stats;

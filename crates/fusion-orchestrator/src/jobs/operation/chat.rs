@@ -2,7 +2,7 @@
 
 use fusion_types::{
     Call, Error, ErrorCode, Result,
-    chat::{ChatEvent, ChatRequest, FinishReason, Usage},
+    chat::{ChatRequest, FinishReason, ToolCall, Usage, WholeAnswer},
     inference::{Inference, WorkSize},
 };
 use futures::StreamExt;
@@ -21,6 +21,8 @@ struct Answer {
     content: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reasoning_content: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
     finish_reason: FinishReason,
     usage: Usage,
 }
@@ -46,28 +48,20 @@ impl Chat {
 
     pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
         let mut generation = inference.chat(call, self.0).await?;
-        let (mut content, mut reasoning_content) = (String::new(), String::new());
-        let (mut finish, mut usage) = (None, Usage::default());
+        let mut whole = WholeAnswer::default();
         while let Some(event) = generation.events.next().await {
-            match event? {
-                ChatEvent::Delta(delta) => {
-                    content.push_str(delta.content.as_deref().unwrap_or_default());
-                    let reasoning = delta.reasoning_content.as_deref();
-                    reasoning_content.push_str(reasoning.unwrap_or_default());
-                }
-                ChatEvent::Finish(reason) => finish = Some(reason),
-                ChatEvent::Usage(counted) => usage = counted,
-            }
+            whole.add(event?);
         }
-        let Some(finish_reason) = finish else {
+        let Some(finish_reason) = whole.finish_reason else {
             let message = "the answer ended before it was finished";
             return Err(Error::new(ErrorCode::EngineCrashed, message));
         };
         let answer = Answer {
-            content,
-            reasoning_content,
+            content: whole.content,
+            reasoning_content: whole.reasoning_content,
+            tool_calls: whole.tool_calls,
             finish_reason,
-            usage,
+            usage: whole.usage,
         };
         serde_json::to_value(answer).map_err(|error| Error::internal(error.to_string()))
     }

@@ -12,7 +12,10 @@ use axum::{
 use bytes::Bytes;
 use fusion_types::{
     Call, Result, Timestamp,
-    chat::{ChatChunk, ChatEvent, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage},
+    chat::{
+        ChatChunk, ChatEvent, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage,
+        WholeAnswer,
+    },
     error::ErrorBody,
     inference::Generation,
     json,
@@ -108,43 +111,20 @@ fn name_model(response: &mut Response, model: &str, route: Option<&str>) {
     }
 }
 
-/// A finished generation.
-struct Gathered {
-    content: String,
-    reasoning: String,
-    finish: FinishReason,
-    usage: Usage,
-}
-
 async fn gather(generation: Generation, about: &About) -> Result<Value> {
     let mut events = generation.events;
-    let mut whole = Gathered {
-        content: String::new(),
-        reasoning: String::new(),
-        finish: FinishReason::Stop,
-        usage: Usage::default(),
-    };
+    let mut whole = WholeAnswer::default();
     while let Some(event) = events.next().await {
-        match event? {
-            ChatEvent::Delta(delta) => {
-                whole.content.extend(delta.content);
-                whole.reasoning.extend(delta.reasoning_content);
-            }
-            ChatEvent::Finish(reason) => whole.finish = reason,
-            ChatEvent::Usage(usage) => whole.usage = usage,
-        }
+        whole.add(event?);
     }
-    let mut message = object!({ "role": "assistant", "content": whole.content });
-    if !whole.reasoning.is_empty() {
-        message["reasoning_content"] = whole.reasoning.into();
-    }
+    let usage = std::mem::take(&mut whole.usage);
     Ok(object!({
         "id": about.id,
         "object": "chat.completion",
         "created": about.created,
         "model": about.model,
-        "choices": [{ "index": 0, "message": message, "finish_reason": whole.finish, "logprobs": null }],
-        "usage": whole.usage,
+        "choices": [whole.into_choice(0)],
+        "usage": usage,
         "request_id": about.request_id,
     }))
 }
@@ -234,14 +214,8 @@ impl<'a> ChunkWriter<'a> {
                     role: self.role.take(),
                     ..delta
                 };
-                Some(line(&self.about.chunk(
-                    vec![ChunkChoice {
-                        index: 0,
-                        delta,
-                        finish_reason: None,
-                    }],
-                    None,
-                )))
+                let choices = vec![ChunkChoice::delta(0, delta)];
+                Some(line(&self.about.chunk(choices, None)))
             }
             Ok(ChatEvent::Finish(reason)) => {
                 self.finish = Some(reason);
@@ -257,15 +231,10 @@ impl<'a> ChunkWriter<'a> {
 
     /// The finish, the usage and `[DONE]`.
     fn end(self) -> impl Iterator<Item = Bytes> {
-        let delta = Delta {
-            role: self.role,
-            ..Delta::default()
-        };
-        let finish = vec![ChunkChoice {
-            index: 0,
-            delta,
-            finish_reason: Some(self.finish.unwrap_or(FinishReason::Stop)),
-        }];
+        let reason = self.finish.unwrap_or(FinishReason::Stop);
+        let mut finish = ChunkChoice::finish(0, reason);
+        finish.delta.role = self.role;
+        let finish = vec![finish];
         let (riding, apart) = if self.include_usage {
             (None, self.usage)
         } else {
