@@ -42,7 +42,7 @@ def measure():
 class LlamaServer:
     """The peer, with the same slots, context and threads."""
 
-    def __init__(self, path, model):
+    def __init__(self, path, model, context=CONTEXT):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -50,7 +50,7 @@ class LlamaServer:
         self.version = next((line for line in (told.stdout + told.stderr).splitlines() if line.startswith("version")), "")
         slots = max(STREAMS)
         self.command = [path, "--model", str(model), "--host", "127.0.0.1", "--port", str(self.port), "--device", "none"]
-        self.command += ["--threads", "1", "--threads-batch", "1", "--parallel", str(slots), "--ctx-size", str(CONTEXT * slots)]
+        self.command += ["--threads", "1", "--threads-batch", "1", "--parallel", str(slots), "--ctx-size", str(context * slots)]
 
     def __enter__(self):
         self.process = subprocess.Popen(

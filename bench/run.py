@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures and writes bench/RESULTS.md: `make bench`, or with names of sections (overhead, idle, llama) only those, printed."""
+"""Measures and writes bench/RESULTS.md: `make bench`, or with names of sections (overhead, idle, llama, prompts, stall) only those, printed."""
 
 import os
 import platform
@@ -15,9 +15,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import idle  # noqa: E402
 import llama  # noqa: E402
 import overhead  # noqa: E402
+import router  # noqa: E402
+import prompts  # noqa: E402
+import stall  # noqa: E402
 from fusiond import Failed, executable  # noqa: E402
 
-SECTIONS = {"overhead": overhead, "idle": idle, "llama": llama}
+SECTIONS = {"overhead": overhead, "router": router, "idle": idle, "llama": llama, "prompts": prompts, "stall": stall}
 RESULTS = ROOT / "bench/RESULTS.md"
 
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// A pause that a reader doesn't notice: below it there is no point in cutting prompts into smaller chunks.
-const UNNOTICED: f64 = 0.06;
-/// Prompt tokens may make a step this many decode steps longer.
-const DECODE_STEPS: f64 = 2.0;
-/// Smaller chunks waste more than they spare.
-const FEWEST: usize = 8;
+/// A pause that no reader notices: below it there is no point in cutting prompts into smaller chunks.
+const UNNOTICED: f64 = 0.01;
+/// Prompt tokens may make a step this many decode steps longer: a stream's pauses stay within three times those without.
+const DECODE_STEPS: f64 = 1.5;
+/// A prompt has to get on, however quick the other steps are.
+const FEWEST: usize = 2;
 /// The allowance before anything was measured.
 const UNMEASURED: usize = 32;
 /// Weight of the newest measurement.
@@ -71,19 +71,23 @@ mod tests {
     }
 
     #[test]
-    fn allows_two_decode_steps_of_prompt() {
+    fn allows_so_many_decode_steps_of_prompt() {
         let mut pace = Pace::default();
         pace.observe(0, 500, millis(2000));
         pace.observe(3, 0, millis(100));
-        assert_eq!(pace.prefill_beside_streams(512), 50);
+        assert_eq!(pace.prefill_beside_streams(512), 37);
     }
 
     #[test]
     fn quick_steps_allow_what_nobody_notices() {
         let mut pace = Pace::default();
         pace.observe(0, 100, millis(400));
-        pace.observe(1, 0, millis(7));
-        assert_eq!(pace.prefill_beside_streams(512), 15);
+        pace.observe(1, 0, millis(1));
+        assert_eq!(pace.prefill_beside_streams(512), 2);
+        for _ in 0..100 {
+            pace.observe(0, 100, millis(50));
+        }
+        assert!((19..=20).contains(&pace.prefill_beside_streams(512)));
     }
 
     #[test]
