@@ -12,13 +12,18 @@ use fusion_engine::{
         model::{Capability, ModelType},
     },
 };
-use llama_cpp_4::{fit::get_device_memory_data, model::LlamaModel};
+use llama_cpp_4::{
+    context::params::LlamaContextParams,
+    fit::{DeviceMemoryEntry, get_device_memory_data},
+    model::LlamaModel,
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
 };
 
 use crate::{
+    adapters::Adapters,
     decode::{DecodeThread, Job, OUTPUTS},
     generation::{Answer, Generation},
     gguf::Gguf,
@@ -27,6 +32,7 @@ use crate::{
     sampler::sampler,
     shape::Shape,
     spans::spans,
+    speculation::{draft_bytes, draft_path, load_draft},
 };
 
 /// From this context length on a model counts as one for long texts.
@@ -35,6 +41,7 @@ const LONG_CONTEXT: u32 = 32_768;
 pub struct Llama {
     model: Arc<LlamaModel>,
     template: Arc<Template>,
+    adapters: Adapters,
     decode: DecodeThread,
     /// One permit a stream; it comes back when the stream is dropped, the slot within the step after.
     slots: Arc<Semaphore>,
@@ -46,10 +53,14 @@ impl Engine for Llama {
     fn load(launch: &Launch) -> Result<Self> {
         let gguf = Gguf::read(&launch.model)?;
         let shape = Shape::of(launch, &gguf)?;
-        let fingerprint = gguf.fingerprint()?;
+        let adapters = Adapters::of(launch, &gguf)?;
+        let fingerprint = adapters.fingerprint(gguf.fingerprint()?);
         let model = Arc::new(load_model(&launch.model)?);
         let template = Arc::new(Template::of(&model));
-        let decode = DecodeThread::start(model.clone(), shape)?;
+        let draft = draft_path(launch)
+            .map(|path| load_draft(&path, &model))
+            .transpose()?;
+        let decode = DecodeThread::start(model.clone(), shape, adapters.clone(), draft)?;
         let context_length = decode.memory().context_length;
         let mut capabilities = Vec::new();
         if template.is_usable() {
@@ -71,6 +82,7 @@ impl Engine for Llama {
         Ok(Self {
             model,
             template,
+            adapters,
             decode,
             slots: Arc::new(Semaphore::new(shape.slots as usize)),
             card,
@@ -81,20 +93,20 @@ impl Engine for Llama {
     fn estimate(launch: &Launch) -> Result<Estimate> {
         let gguf = Gguf::read(&launch.model)?;
         let shape = Shape::of(launch, &gguf)?;
+        let adapters = Adapters::of(launch, &gguf)?;
         llama::backend()?;
-        let (model, context) = (Shape::model_params(), shape.context_params());
-        let report = llama::attempt(|| {
-            get_device_memory_data(&launch.model, &model, &context, llama::ERROR)
-        })
-        .map_err(|why| unusable(&launch.model, &why))?;
-        let sum = |bytes: fn(&llama_cpp_4::fit::DeviceMemoryEntry) -> usize| {
-            report.entries.iter().map(|entry| bytes(entry) as u64).sum()
+        let (context_bytes, compute) = context_bytes(&launch.model, &shape.context_params())?;
+        let mut estimate = Estimate {
+            weights_bytes: gguf.tensor_bytes + adapters.bytes,
+            context_bytes,
+            compute_bytes: compute + shape.stowed_bytes(context_bytes),
         };
-        Ok(Estimate {
-            weights_bytes: gguf.tensor_bytes,
-            context_bytes: sum(|entry| entry.context),
-            compute_bytes: sum(|entry| entry.compute),
-        })
+        if let Some(draft) = draft_path(launch) {
+            estimate.weights_bytes += draft_bytes(&draft)?;
+            let (context, compute) = self::context_bytes(&draft, &shape.draft_params())?;
+            estimate.compute_bytes += context + compute;
+        }
+        Ok(estimate)
     }
 
     fn card(&self) -> EngineCard {
@@ -115,6 +127,7 @@ impl Engine for Llama {
             self.template.clone(),
             self.card.context_length as usize,
         );
+        let mix = self.adapters.mix(request.sampling.adapters.as_deref())?;
         let (outputs, received) = mpsc::channel(OUTPUTS);
         let prepared = spawn_blocking(move || {
             let prompt = template.prompt(&model, &request)?;
@@ -130,6 +143,7 @@ impl Engine for Llama {
                     prompt: prompt.tokens,
                     max_tokens,
                     sampler,
+                    mix,
                     outputs,
                 },
                 answer,
@@ -153,6 +167,17 @@ impl Engine for Llama {
     fn set_threads(&self, threads: u32) {
         self.decode.set_threads(threads);
     }
+}
+
+/// What llama.cpp says of a context's KV cache and scratch when it plans one without memory.
+fn context_bytes(path: &Path, context: &LlamaContextParams) -> Result<(u64, u64)> {
+    let model = Shape::model_params();
+    let report = llama::attempt(|| get_device_memory_data(path, &model, context, llama::ERROR))
+        .map_err(|why| unusable(path, &why))?;
+    let sum = |bytes: fn(&DeviceMemoryEntry) -> usize| {
+        report.entries.iter().map(|entry| bytes(entry) as u64).sum()
+    };
+    Ok((sum(|entry| entry.context), sum(|entry| entry.compute)))
 }
 
 fn load_model(path: &Path) -> Result<LlamaModel> {

@@ -5,6 +5,7 @@
 //! `generation` turns the tokens of one request into text and events on that request's own task: what the template calls reasoning
 //! and calls is told apart by `reply`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
 
+mod adapters;
 mod decode;
 mod engine;
 mod generation;
@@ -17,6 +18,7 @@ mod sampler;
 mod schema;
 mod shape;
 mod spans;
+mod speculation;
 mod text;
 
 pub use engine::Llama;

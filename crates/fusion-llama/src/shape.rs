@@ -10,7 +10,7 @@ use llama_cpp_4::{
     context::params::LlamaContextParams, max_parallel_sequences, model::params::LlamaModelParams,
 };
 
-use crate::gguf::Gguf;
+use crate::{decode::MOST_STREAMS, gguf::Gguf, speculation::Speculation};
 
 /// What a slot can hold when nobody says otherwise and the model was trained on more: enough for long documents. KV memory is
 /// reserved at once and counts in the estimate.
@@ -21,6 +21,9 @@ const UNKNOWN_LENGTH: u32 = 2048;
 const MOST_TOKENS: u32 = 1 << 25;
 /// Tokens computed at once, at most: more makes prefill no faster on a CPU, but cancelling slower and the scratch larger.
 const BATCH: u32 = 512;
+
+/// What idle slots held may take outside the KV cache, at most, unless the option `prefix_cache_mb` says otherwise.
+const STOWED_BYTES: u64 = 512 << 20;
 
 /// Whose the KV cache is: the launch option `kv`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub(crate) struct Shape {
     pub(crate) threads: u32,
     /// For all slots.
     context_total: NonZeroU32,
+    pub(crate) speculation: Speculation,
+    /// The option `prefix_cache_mb`: what idle slots held may take outside the KV cache. Without it as much as the KV cache
+    /// itself, within reason.
+    stowed_bytes: Option<u64>,
 }
 
 impl Shape {
@@ -93,7 +100,15 @@ impl Shape {
             slots: launch.slots,
             threads: launch.threads.max(1),
             context_total,
+            speculation: Speculation::of(launch)?,
+            stowed_bytes: megabytes(launch, "prefix_cache_mb")?,
         })
+    }
+
+    /// What idle slots held may take outside a KV cache of this size.
+    pub(crate) fn stowed_bytes(self, context_bytes: u64) -> u64 {
+        self.stowed_bytes
+            .unwrap_or_else(|| context_bytes.min(STOWED_BYTES))
     }
 
     pub(crate) fn model_params() -> LlamaModelParams {
@@ -102,15 +117,33 @@ impl Shape {
 
     pub(crate) fn context_params(self) -> LlamaContextParams {
         let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
+        let most_guesses = u32::try_from(self.speculation.most * MOST_STREAMS).unwrap_or(u32::MAX);
         LlamaContextParams::default()
             .with_n_ctx(Some(self.context_total))
             .with_n_seq_max(self.slots)
             .with_kv_unified(self.kv == Kv::Shared)
             .with_n_batch(BATCH.max(self.slots))
             .with_n_ubatch(BATCH.max(self.slots))
-            .with_n_outputs_max(self.slots)
+            .with_n_outputs_max(self.slots + most_guesses)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_no_perf(true)
     }
+
+    /// Of a draft model, which reads what the model reads.
+    pub(crate) fn draft_params(self) -> LlamaContextParams {
+        self.context_params().with_n_outputs_max(self.slots)
+    }
+}
+
+fn megabytes(launch: &Launch, option: &str) -> Result<Option<u64>> {
+    let parse = |text: &str| {
+        text.parse::<u32>()
+            .map(|megabytes| u64::from(megabytes) * 1_000_000)
+    };
+    let given = launch.option(option).map(parse).transpose();
+    given.map_err(|_| {
+        let message = format!("{option} must be a whole number of megabytes");
+        Error::invalid(format!("options.{option}"), message)
+    })
 }

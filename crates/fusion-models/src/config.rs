@@ -144,6 +144,10 @@ pub struct ModelDefinition {
     pub concurrency: Option<u32>,
     /// Strings, numbers and booleans, handed to the engine.
     pub options: Map<String, Value>,
+    /// LoRA adapters, as a load request has them.
+    pub adapters: Vec<Value>,
+    /// A smaller model that guesses ahead of this one.
+    pub draft_model: Option<String>,
     pub aliases: Vec<String>,
     /// Never evicted for room or for idleness.
     pub pinned: bool,
@@ -164,6 +168,8 @@ impl ModelDefinition {
             context_length: None,
             concurrency: None,
             options: Map::new(),
+            adapters: Vec::new(),
+            draft_model: None,
             aliases: Vec::new(),
             pinned: false,
             priority: Priority::Normal,

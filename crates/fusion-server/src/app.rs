@@ -181,6 +181,7 @@ fn models_config(config: &Config) -> Result<fusion_models::Config> {
         let mut definition = ModelDefinition::new(&name, &launch.model_path);
         definition.model_type = Some(launch.model_type);
         definition.context_length = launch.context_length;
+        definition.adapters.clone_from(&launch.adapters);
         definition.preload = true;
         definition
     }));
@@ -225,6 +226,8 @@ fn definition(definition: &Definition) -> ModelDefinition {
         context_length: definition.context_length,
         concurrency: definition.concurrency,
         options: options.collect(),
+        adapters: definition.adapters.clone(),
+        draft_model: definition.draft_model.clone(),
         aliases: definition.aliases.clone(),
         pinned: definition.pinned,
         priority: definition.priority.unwrap_or(Priority::Normal),

@@ -144,6 +144,21 @@ pub struct Sampling {
     pub repetition_penalty: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// The LoRA adapters to apply, and none but them; without it, all as they were loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<Vec<AdapterScale>>,
+}
+
+/// How strongly an adapter of the model is applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterScale {
+    pub name: String,
+    #[serde(default = "fully")]
+    pub scale: f32,
+}
+
+fn fully() -> f32 {
+    1.0
 }
 
 /// What a generation says, in order: deltas, then one finish, then one usage.

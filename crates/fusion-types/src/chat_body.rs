@@ -44,6 +44,7 @@ fn check(request: &ChatRequest) -> Result<()> {
     }
     check_ending(request)?;
     check_sampling(&request.sampling)?;
+    check_adapters(&request.sampling)?;
     check_logits(request)?;
     check_tools(request)?;
     if let ResponseFormat::JsonSchema { json_schema } = &request.response_format
@@ -95,6 +96,25 @@ fn check_sampling(sampling: &Sampling) -> Result<()> {
                 format!("{name}: must be from {least} to {most}"),
             ));
         }
+    }
+    Ok(())
+}
+
+/// More than any model is loaded with.
+const MOST_ADAPTERS: usize = 64;
+const MOST_SCALE: f32 = 100.0;
+
+fn check_adapters(sampling: &Sampling) -> Result<()> {
+    let chosen = sampling.adapters.as_deref().unwrap_or_default();
+    let bad = chosen.iter().enumerate().any(|(index, adapter)| {
+        let named_before = chosen[..index].iter().any(|it| it.name == adapter.name);
+        named_before || !(-MOST_SCALE..=MOST_SCALE).contains(&adapter.scale)
+    });
+    if chosen.len() > MOST_ADAPTERS || bad {
+        let message = format!(
+            "adapters: at most {MOST_ADAPTERS}, each named once, with a scale from -{MOST_SCALE} to {MOST_SCALE}"
+        );
+        return Err(Error::invalid("adapters", message));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What the server and its engine children tell each other beside the OpenAI routes.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Capability, ModelType};
@@ -54,13 +56,28 @@ pub struct EngineStats {
     pub weights_bytes: u64,
     pub kv_used_bytes: u64,
     pub kv_reserved_bytes: u64,
+    /// Buffers of the computation, and the most that prefixes may take outside the KV cache.
     pub scratch_bytes: u64,
+    /// Prefixes kept outside the KV cache, ready for whoever begins alike.
+    pub stowed_bytes: u64,
     pub slots_busy: u32,
     pub tokens_in: u64,
     pub tokens_out: u64,
     /// Batches run that generated at least one token: under `tokens_out` when streams share steps.
     pub decode_steps: u64,
     pub prefix_cache_hits: u64,
+    /// Tokens guessed ahead of the model, and those of them that the model then chose.
+    pub draft_tokens: u64,
+    pub draft_accepted: u64,
+}
+
+/// A LoRA adapter that a model is loaded with; an engine gets all of them as a JSON list, its option `adapters`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Adapter {
+    pub name: String,
+    pub path: PathBuf,
+    /// How strongly it is applied where a request doesn't say.
+    pub scale: f32,
 }
 
 /// The body of `POST /engine/tokenize`.
@@ -87,7 +104,7 @@ pub struct Estimate {
     pub weights_bytes: u64,
     /// KV cache for all slots.
     pub context_bytes: u64,
-    /// Scratch buffers of the computation.
+    /// Buffers of the computation, and the most that prefixes may take outside the KV cache.
     pub compute_bytes: u64,
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, Timestamp};
+use crate::{Error, Timestamp, engine::Adapter};
 
 /// The name under which a model is served.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,6 +132,8 @@ pub struct ModelCard {
     pub pinned: bool,
     pub priority: Priority,
     pub aliases: Vec<String>,
+    /// LoRA adapters that it is loaded with.
+    pub adapters: Vec<Adapter>,
     pub created_at: Timestamp,
     pub metadata: Map<String, Value>,
 }

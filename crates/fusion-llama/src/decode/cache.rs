@@ -70,6 +70,32 @@ impl<'model> Cache<'model> {
         }
     }
 
+    /// A slot's cells as bytes, at most so many.
+    pub(super) fn copy_out(&mut self, slot: usize, most_bytes: usize) -> Option<Vec<u8>> {
+        let bytes = self.context.state_seq_get_size(sequence(slot));
+        if bytes == 0 || bytes > most_bytes {
+            return None;
+        }
+        let mut state = vec![0; bytes];
+        let written = self.context.state_seq_get_data(&mut state, sequence(slot));
+        (written == bytes).then_some(state)
+    }
+
+    /// Gives a slot cells that were copied out with so many tokens, in place of what it held; false where they don't fit.
+    pub(super) fn copy_in(&mut self, slot: usize, state: &[u8], tokens: usize) -> bool {
+        if tokens > self.ledger.free() + self.ledger.alone_beyond(slot, 0) {
+            return false;
+        }
+        self.clear(slot);
+        let read = self.context.state_seq_set_data(state, sequence(slot));
+        if read == 0 || !self.is_whole(slot, tokens) {
+            self.clear(slot);
+            return false;
+        }
+        self.ledger.extend(slot, tokens);
+        true
+    }
+
     pub(super) fn clear(&mut self, slot: usize) {
         // Clearing a whole sequence can't fail.
         let _ = self.context.clear_kv_cache_seq(Some(id(slot)), None, None);

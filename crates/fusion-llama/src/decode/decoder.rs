@@ -11,20 +11,31 @@ use std::{
 };
 
 use fusion_engine::types::{Error, ErrorCode, chat::FinishReason};
-use llama_cpp_4::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch};
+use llama_cpp_4::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch, token::LlamaToken};
 
 use super::{
     cache::{Cache, sequence},
+    draft::{Draft, MOST_STREAMS},
     job::{Job, Output},
+    mixes,
     pace::Pace,
     plan::{Ready, Room, Share, plan},
     shared::{Shared, add},
     slot::{PATIENCE, Slot},
+    stowed::Stowed,
 };
+use crate::adapters::{LoadedAdapters, Mix};
 
 pub(super) struct Decoder<'model> {
     pub(super) cache: Cache<'model>,
     pub(super) slots: Vec<Slot>,
+    pub(super) stowed: Stowed,
+    adapters: LoadedAdapters,
+    draft: Draft<'model>,
+    /// Tokens guessed at once for a stream, at most.
+    most_guesses: usize,
+    /// Those of the last batch.
+    mix: Mix,
     batch: LlamaBatch,
     /// Tokens in a batch, at most: fewer after the KV cache had no room.
     limit: usize,
@@ -36,12 +47,25 @@ pub(super) struct Decoder<'model> {
 }
 
 impl<'model> Decoder<'model> {
-    /// `unified`: the context was made with one KV cache for all slots.
-    pub(super) fn new(context: LlamaContext<'model>, unified: bool, shared: Arc<Shared>) -> Self {
+    /// `unified`: the context was made with one KV cache for all slots. `stowed_bytes`: how much of what idle slots held may be
+    /// kept outside of it.
+    pub(super) fn new(
+        context: LlamaContext<'model>,
+        unified: bool,
+        stowed_bytes: u64,
+        adapters: LoadedAdapters,
+        (draft, most_guesses): (Draft<'model>, usize),
+        shared: Arc<Shared>,
+    ) -> Self {
         let limit = context.n_batch() as usize;
         Self {
             batch: LlamaBatch::new(limit, 1),
             slots: (0..context.n_seq_max()).map(|_| Slot::default()).collect(),
+            stowed: Stowed::new(usize::try_from(stowed_bytes).unwrap_or(usize::MAX)),
+            adapters,
+            draft,
+            most_guesses,
+            mix: Mix::default(),
             limit,
             pace: Pace::default(),
             taken: 0,
@@ -57,6 +81,7 @@ impl<'model> Decoder<'model> {
             self.apply_threads();
             self.slots.iter_mut().for_each(Slot::look_at_client);
             self.resume();
+            self.stow_idle();
             let shares = self.plan();
             if shares.is_empty() {
                 self.publish();
@@ -104,7 +129,8 @@ impl<'model> Decoder<'model> {
                 })
                 .collect();
             let free = self.cache.ledger().free();
-            let shares = plan(&ready, self.room(self.limit));
+            let (ready, streams_elsewhere) = self.next_mix(ready);
+            let shares = plan(&ready, self.room(self.limit, streams_elsewhere));
             if shares.iter().map(|share| share.tokens).sum::<usize>() <= free {
                 return shares;
             }
@@ -113,7 +139,7 @@ impl<'model> Decoder<'model> {
             }
             // Nobody is left who could make room.
             if free > 0 {
-                return plan(&ready, self.room(free.min(self.limit)));
+                return plan(&ready, self.room(free.min(self.limit), streams_elsewhere));
             }
             for slot in ready {
                 self.slots[slot.slot].end(Output::Finished(FinishReason::Length));
@@ -122,10 +148,24 @@ impl<'model> Decoder<'model> {
         }
     }
 
-    fn room(&self, batch: usize) -> Room {
+    /// Of the slots that can run, those with the adapters whose turn it is; and whether streams are among the others.
+    fn next_mix(&mut self, ready: Vec<Ready>) -> (Vec<Ready>, bool) {
+        let mixes: Vec<&Mix> = ready.iter().map(|it| self.slots[it.slot].mix()).collect();
+        if let Some(mix) = mixes::next(&mixes, &self.mix) {
+            self.mix = mix.clone();
+        }
+        let (now, later): (Vec<_>, Vec<_>) = ready
+            .into_iter()
+            .partition(|it| *self.slots[it.slot].mix() == self.mix);
+        let streams_elsewhere = later.iter().any(|it| it.unread == 1);
+        (now, streams_elsewhere)
+    }
+
+    fn room(&self, batch: usize, streams_elsewhere: bool) -> Room {
         Room {
             batch,
             prefill_beside_streams: self.pace.prefill_beside_streams(self.limit),
+            streams_elsewhere,
         }
     }
 
@@ -140,18 +180,24 @@ impl<'model> Decoder<'model> {
             self.threads = wanted;
             let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
             self.cache.context.set_n_threads(wanted, wanted);
+            self.draft.set_threads(wanted);
         }
     }
 
     fn step(&mut self, shares: &[Share]) {
         let began = Instant::now();
+        let guesses = self.guess(shares);
         let outcome = self
-            .fill(shares)
+            .fill(shares, &guesses)
+            .and_then(|()| {
+                let applied = self.adapters.apply(&self.cache.context, &self.mix);
+                applied.map_err(Failure::Other)
+            })
             .and_then(|()| Ok(self.cache.context.decode(&mut self.batch)?));
         match outcome {
             Ok(()) => {
                 self.limit = self.cache.context.n_batch() as usize;
-                self.draw(shares);
+                self.draw(shares, &guesses);
                 self.measure(shares, began);
             }
             Err(Failure::NoRoom) => self.make_room(shares),
@@ -159,13 +205,35 @@ impl<'model> Decoder<'model> {
         }
     }
 
-    fn fill(&mut self, shares: &[Share]) -> Result<(), Failure> {
+    /// For each share the tokens that may follow it: none beside prompts, nor beside many streams.
+    fn guess(&mut self, shares: &[Share]) -> Vec<Vec<LlamaToken>> {
+        let mut guesses = vec![Vec::new(); shares.len()];
+        let streams = shares.iter().all(|share| share.draws && share.tokens == 1);
+        if self.draft.is_nobody() || !streams || shares.len() > MOST_STREAMS {
+            return guesses;
+        }
+        let mut free = self.cache.ledger().free().saturating_sub(shares.len());
+        for (guesses, share) in guesses.iter_mut().zip(shares) {
+            let slot = &self.slots[share.slot];
+            let most = self.most_guesses.min(slot.most_guesses()).min(free);
+            if most > 0 {
+                *guesses = self.draft.propose(share.slot, slot.tokens(), most);
+                free -= guesses.len();
+            }
+        }
+        let count = guesses.iter().map(Vec::len).sum();
+        add(&self.shared.draft_tokens, count);
+        guesses
+    }
+
+    fn fill(&mut self, shares: &[Share], guesses: &[Vec<LlamaToken>]) -> Result<(), Failure> {
         self.batch.clear();
-        for share in shares {
+        for (share, guesses) in shares.iter().zip(guesses) {
             let held = self.cache.held(share.slot);
             let unread = self.slots[share.slot].unread(held, share.tokens);
-            for (index, (position, token)) in unread.enumerate() {
-                let draws = share.draws && index + 1 == share.tokens;
+            let guessed = (held + share.tokens..).zip(guesses.iter().copied());
+            for (index, (position, token)) in unread.chain(guessed).enumerate() {
+                let draws = share.draws && index + 1 >= share.tokens;
                 let position = i32::try_from(position).unwrap_or(i32::MAX);
                 self.batch
                     .add(token, position, &[sequence(share.slot)], draws)
@@ -175,36 +243,67 @@ impl<'model> Decoder<'model> {
         Ok(())
     }
 
-    /// Draws the next token of every slot that has read all of its own.
-    fn draw(&mut self, shares: &[Share]) {
-        let mut last = 0;
-        let mut first = true;
-        for share in shares {
-            last += share.tokens;
-            self.cache.extend(share.slot, share.tokens);
-            let slot = &mut self.slots[share.slot];
-            let Some(job) = slot.job_mut().filter(|_| share.draws) else {
+    /// Draws the next token of every slot that has read all of its own, and those after it while they were guessed.
+    fn draw(&mut self, shares: &[Share], guesses: &[Vec<LlamaToken>]) {
+        let mut next = 0;
+        let mut drawn = 0;
+        for (share, guesses) in shares.iter().zip(guesses) {
+            let held = self.cache.held(share.slot) + share.tokens;
+            let first = next + share.tokens - 1;
+            next += share.tokens + guesses.len();
+            self.cache.extend(share.slot, share.tokens + guesses.len());
+            if !share.draws {
                 continue;
-            };
-            let index = i32::try_from(last - 1).unwrap_or(i32::MAX);
-            match job.sampler.sample(&mut self.cache.context, index, false) {
-                Ok(token) if self.cache.context.model.is_eog_token(token) => {
-                    slot.end(Output::Finished(FinishReason::Stop))
-                }
-                Ok(token) => {
-                    job.sampler.accept(token, true);
-                    // Counted before they are sent, so that who has seen a token sees it counted.
-                    add(&self.shared.decode_steps, usize::from(first));
-                    add(&self.shared.tokens_out, 1);
-                    first = false;
-                    if slot.push(token) {
-                        slot.end(Output::Finished(FinishReason::Length));
-                    }
-                }
-                Err(error) => slot.end(Output::Failed(Error::internal(format!(
-                    "sampling failed: {error}"
-                )))),
             }
+            let mut right = 0;
+            while self.draw_one(share.slot, first + right, &mut drawn)
+                == guesses.get(right).copied()
+                && right < guesses.len()
+            {
+                right += 1;
+            }
+            if right < guesses.len() {
+                self.forget_guesses(share.slot, held + right);
+            }
+            add(&self.shared.draft_accepted, right);
+        }
+    }
+
+    /// Draws the next token of a slot from an output of the batch; none where the request ended without it.
+    fn draw_one(&mut self, slot: usize, output: usize, drawn: &mut usize) -> Option<LlamaToken> {
+        let slot = &mut self.slots[slot];
+        let job = slot.job_mut()?;
+        let output = i32::try_from(output).unwrap_or(i32::MAX);
+        match job.sampler.sample(&mut self.cache.context, output, false) {
+            Ok(token) if self.cache.context.model.is_eog_token(token) => {
+                slot.end(Output::Finished(FinishReason::Stop));
+                None
+            }
+            Ok(token) => {
+                job.sampler.accept(token, true);
+                // Counted before they are sent, so that who has seen a token sees it counted.
+                add(&self.shared.decode_steps, usize::from(*drawn == 0));
+                add(&self.shared.tokens_out, 1);
+                *drawn += 1;
+                if slot.push(token) {
+                    slot.end(Output::Finished(FinishReason::Length));
+                }
+                Some(token)
+            }
+            Err(error) => {
+                let error = Error::internal(format!("sampling failed: {error}"));
+                slot.end(Output::Failed(error));
+                None
+            }
+        }
+    }
+
+    /// Takes wrong guesses out of the cache.
+    fn forget_guesses(&mut self, slot: usize, held: usize) {
+        self.cache.keep(slot, held);
+        if self.cache.held(slot) != held {
+            tracing::warn!("this model's memory can't be cut, so nothing is guessed any more");
+            self.draft = Draft::Nobody;
         }
     }
 
@@ -255,6 +354,8 @@ impl<'model> Decoder<'model> {
             .store(u32::try_from(busy).unwrap_or(u32::MAX), Relaxed);
         let held = self.cache.ledger().used();
         self.shared.tokens_held.store(held as u64, Relaxed);
+        let stowed = self.stowed.bytes();
+        self.shared.stowed_bytes.store(stowed as u64, Relaxed);
     }
 }
 

@@ -4,6 +4,8 @@ use fusion_engine::types::{Error, chat::FinishReason};
 use llama_cpp_4::{common_sampler::CommonSampler, token::LlamaToken};
 use tokio::sync::mpsc;
 
+use crate::adapters::Mix;
+
 /// Outputs that may wait for the client's task; room for a token and the end of the generation is the least that works.
 pub(crate) const OUTPUTS: usize = 32;
 
@@ -14,6 +16,7 @@ pub(crate) struct Job {
     /// At least 1; prompt and answer together fit the context.
     pub(crate) max_tokens: usize,
     pub(crate) sampler: CommonSampler,
+    pub(crate) mix: Mix,
     pub(crate) outputs: mpsc::Sender<Output>,
 }
 

@@ -6,15 +6,20 @@
 mod cache;
 mod crowd;
 mod decoder;
+mod draft;
+mod idle;
 mod job;
 mod ledger;
+mod mixes;
 mod pace;
 mod plan;
 mod prefix;
 mod shared;
 mod slot;
+mod stowed;
 mod thread;
 mod turns;
 
+pub(crate) use draft::{MOST_STREAMS, differs};
 pub(crate) use job::{Job, OUTPUTS, Output};
 pub(crate) use thread::{DecodeThread, Waker};

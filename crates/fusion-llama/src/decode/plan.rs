@@ -24,6 +24,8 @@ pub(crate) struct Room {
     pub(crate) batch: usize,
     /// Tokens of prompts, while streams are running.
     pub(crate) prefill_beside_streams: usize,
+    /// Streams run that can't be in this batch.
+    pub(crate) streams_elsewhere: bool,
 }
 
 /// 1. Every slot that only waits for its next token gets it: no prompt, however long, holds up a running stream.
@@ -42,7 +44,7 @@ pub(crate) fn plan(ready: &[Ready], room: Room) -> Vec<Share> {
         .collect();
 
     let left = room.batch - shares.len();
-    let mut left = if shares.is_empty() {
+    let mut left = if shares.is_empty() && !room.streams_elsewhere {
         left
     } else {
         left.min(room.prefill_beside_streams)
@@ -77,6 +79,7 @@ mod tests {
     const ROOM: Room = Room {
         batch: 512,
         prefill_beside_streams: 20,
+        streams_elsewhere: false,
     };
 
     fn ready(unread: &[usize]) -> Vec<Ready> {
@@ -125,7 +128,7 @@ mod tests {
             prefill_beside_streams in 16_usize..600,
         ) {
             let ready = ready(&unread);
-            let room = Room { batch, prefill_beside_streams };
+            let room = Room { batch, prefill_beside_streams, streams_elsewhere: false };
             let shares = plan(&ready, room);
 
             let streams = unread.iter().filter(|&&unread| unread == 1).count();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_4::token::LlamaToken;
 
 use super::job::{Job, Output};
+use crate::adapters::Mix;
 
 /// A client that has left its channel full for so long is not waited for when others need the room.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -13,6 +14,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct Slot {
     tokens: Vec<LlamaToken>,
+    /// The adapters that they were and will be read with.
+    mix: Mix,
     request: Option<Request>,
     last_used: u64,
 }
@@ -75,6 +78,10 @@ impl Slot {
         &self.tokens
     }
 
+    pub(super) fn mix(&self) -> &Mix {
+        &self.mix
+    }
+
     /// When it was given its last request; higher is later.
     pub(super) fn last_used(&self) -> u64 {
         self.last_used
@@ -87,9 +94,20 @@ impl Slot {
             .map_or(0, |request| request.job.max_tokens - request.generated)
     }
 
+    /// Tokens beyond the next one that it could take in one step.
+    pub(super) fn most_guesses(&self) -> usize {
+        let Some(request) = &self.request else {
+            return 0;
+        };
+        // A token is drawn after the last guess, and then there is the end.
+        let room = request.job.outputs.capacity().saturating_sub(2);
+        room.min(self.remaining().saturating_sub(1))
+    }
+
     /// Takes a request, which waits until it is started.
     pub(super) fn take(&mut self, mut job: Job, now: u64) {
         self.tokens = std::mem::take(&mut job.prompt);
+        self.mix = std::mem::take(&mut job.mix);
         self.last_used = now;
         self.request = Some(Request {
             job,

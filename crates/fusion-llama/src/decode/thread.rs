@@ -14,8 +14,14 @@ use std::{
 use fusion_engine::types::{Error, ErrorCode, Result, engine::EngineStats};
 use llama_cpp_4::{context::LlamaContext, model::LlamaModel};
 
-use super::{decoder::Decoder, job::Job, shared::Shared};
+use super::{
+    decoder::Decoder,
+    draft::{Draft, DraftModel},
+    job::Job,
+    shared::Shared,
+};
 use crate::{
+    adapters::{Adapters, LoadedAdapters},
     llama,
     shape::{Kv, Shape},
 };
@@ -35,6 +41,8 @@ pub(crate) struct Memory {
     pub(crate) weights: u64,
     pub(crate) context: u64,
     pub(crate) compute: u64,
+    /// What may be kept of idle slots outside the KV cache, at most.
+    pub(crate) stowed: u64,
     /// Tokens that a slot can hold.
     pub(crate) context_length: u32,
     /// Tokens that all slots together can hold.
@@ -56,7 +64,12 @@ impl DecodeThread {
     ///
     /// # Errors
     /// `engine_unavailable` where the context can't be made: most often, not enough memory.
-    pub(crate) fn start(model: Arc<LlamaModel>, shape: Shape) -> Result<Self> {
+    pub(crate) fn start(
+        model: Arc<LlamaModel>,
+        shape: Shape,
+        adapters: Adapters,
+        draft: Option<Arc<LlamaModel>>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.threads.store(shape.threads, Relaxed);
         let (jobs, inbox) = mpsc::sync_channel(shape.slots as usize);
@@ -65,7 +78,14 @@ impl DecodeThread {
             .name("decode".to_owned())
             .spawn({
                 let shared = shared.clone();
-                move || guarded(|| decode(&model, shape, shared, &ready, &inbox))
+                move || {
+                    let parts = Parts {
+                        model: &model,
+                        adapters: &adapters,
+                        draft: draft.as_deref(),
+                    };
+                    guarded(|| decode(&parts, shape, shared, &ready, &inbox))
+                }
             })
             .map_err(|error| unavailable(format!("can't start the decode thread: {error}")))?;
         let memory = made
@@ -111,6 +131,7 @@ impl DecodeThread {
             weights,
             context,
             compute,
+            stowed,
             cells,
             ..
         } = self.memory;
@@ -119,12 +140,15 @@ impl DecodeThread {
             weights_bytes: weights,
             kv_used_bytes: self.shared.tokens_held.load(Relaxed) * cell_bytes,
             kv_reserved_bytes: context,
-            scratch_bytes: compute,
+            scratch_bytes: compute + stowed,
+            stowed_bytes: self.shared.stowed_bytes.load(Relaxed),
             slots_busy: self.shared.slots_busy.load(Relaxed),
             tokens_in: self.shared.tokens_in.load(Relaxed),
             tokens_out: self.shared.tokens_out.load(Relaxed),
             decode_steps: self.shared.decode_steps.load(Relaxed),
             prefix_cache_hits: self.shared.prefix_cache_hits.load(Relaxed),
+            draft_tokens: self.shared.draft_tokens.load(Relaxed),
+            draft_accepted: self.shared.draft_accepted.load(Relaxed),
         }
     }
 }
@@ -140,22 +164,30 @@ impl Drop for DecodeThread {
     }
 }
 
+/// What is loaded.
+struct Parts<'a> {
+    model: &'a LlamaModel,
+    adapters: &'a Adapters,
+    draft: Option<&'a LlamaModel>,
+}
+
 fn decode(
-    model: &LlamaModel,
+    parts: &Parts,
     shape: Shape,
     shared: Arc<Shared>,
     ready: &SyncSender<Result<Memory>>,
     jobs: &Receiver<Job>,
 ) {
-    let made = llama::backend().and_then(|backend| {
-        llama::attempt(|| model.new_context(backend, shape.context_params()))
-            .map_err(|why| unavailable(format!("can't make a context: {why}")))
-    });
+    let made = make(parts, shape);
     let sent = match made {
-        Ok(context) => {
-            let sent = ready.send(Ok(memory(&context)));
+        Ok((context, adapters, draft)) => {
+            let mut memory = memory(&context, shape);
+            memory.add(parts.adapters, &draft);
+            let sent = ready.send(Ok(memory));
             if sent.is_ok() {
-                Decoder::new(context, shape.kv == Kv::Shared, shared).run(jobs);
+                let unified = shape.kv == Kv::Shared;
+                let draft = (draft, shape.speculation.most);
+                Decoder::new(context, unified, memory.stowed, adapters, draft, shared).run(jobs);
             }
             sent
         }
@@ -166,7 +198,46 @@ fn decode(
     }
 }
 
-fn memory(context: &LlamaContext) -> Memory {
+/// The context, with what goes with it.
+type Made<'model> = (LlamaContext<'model>, LoadedAdapters, Draft<'model>);
+
+fn make<'a>(parts: &Parts<'a>, shape: Shape) -> Result<Made<'a>> {
+    let backend = llama::backend()?;
+    let context = |model: &'a LlamaModel, params| {
+        llama::attempt(|| model.new_context(backend, params))
+            .map_err(|why| unavailable(format!("can't make a context: {why}")))
+    };
+    let adapters = LoadedAdapters::load(parts.model, parts.adapters)?;
+    let draft = match parts.draft {
+        Some(model) => {
+            let context = context(model, shape.draft_params())?;
+            Draft::Model(DraftModel::new(
+                context,
+                shape.speculation.least_probability,
+            ))
+        }
+        None if shape.speculation.by_ngram => Draft::Ngram,
+        None => Draft::Nobody,
+    };
+    Ok((
+        context(parts.model, shape.context_params())?,
+        adapters,
+        draft,
+    ))
+}
+
+impl Memory {
+    /// What stands beside the model and its context.
+    fn add(&mut self, adapters: &Adapters, draft: &Draft) {
+        self.weights += adapters.bytes;
+        for entry in draft.memory() {
+            self.weights += entry.model as u64;
+            self.compute += (entry.context + entry.compute) as u64;
+        }
+    }
+}
+
+fn memory(context: &LlamaContext, shape: Shape) -> Memory {
     let mut memory = Memory {
         context_length: context.n_ctx_seq(),
         cells: context.n_ctx(),
@@ -177,6 +248,7 @@ fn memory(context: &LlamaContext) -> Memory {
         memory.context += entry.context as u64;
         memory.compute += entry.compute as u64;
     }
+    memory.stowed = shape.stowed_bytes(memory.context);
     memory
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use fusion_engine::types::{Error, ErrorCode};
+use llama_cpp_4::token::LlamaToken;
 
 use super::{
     crowd::{self, Stream},
@@ -12,7 +13,10 @@ use super::{
     shared::add,
     slot::Slot,
 };
+use crate::adapters::Mix;
 
+/// To copy into the cache pays from so many tokens on.
+const WORTH_COPYING: usize = 16;
 /// To wait for what another request is reading just now pays from so many tokens on.
 const WORTH_WAITING: usize = 32;
 
@@ -20,18 +24,23 @@ impl Decoder<'_> {
     /// Gives a request a slot, where it waits for its turn.
     pub(super) fn place(&mut self, job: Job) {
         let reusable = reusable(&job.prompt);
-        let anywhere = (0..self.slots.len())
-            .map(|slot| self.common(slot, reusable))
-            .max();
+        let kept = self
+            .stowed
+            .best(reusable, &job.mix)
+            .map(|(_, common)| common);
+        let shared = (0..self.slots.len())
+            .map(|slot| self.common(slot, reusable, &job.mix))
+            .max()
+            .filter(|_| self.cache.can_share());
+        let anywhere = shared.max(kept).unwrap_or(0);
         let free: Vec<Free> = (0..self.slots.len())
             .filter(|&slot| !self.slots[slot].is_busy())
             .map(|slot| {
-                let own = self.common(slot, reusable);
-                let shared = anywhere.filter(|_| self.cache.can_share());
+                let own = self.common(slot, reusable, &job.mix);
                 Free {
                     slot,
                     held: self.cache.held(slot),
-                    common: shared.unwrap_or(own),
+                    common: anywhere.max(own),
                     lost: self.cache.ledger().alone_beyond(slot, own),
                     last_used: self.slots[slot].last_used(),
                 }
@@ -43,7 +52,10 @@ impl Decoder<'_> {
             let _ = job.outputs.try_send(Output::Failed(refused));
             return;
         };
-        let own = self.common(chosen.slot, reusable);
+        let own = self.common(chosen.slot, reusable, &job.mix);
+        if chosen.lost > 0 {
+            self.stow(chosen.slot);
+        }
         self.cache.keep(chosen.slot, own);
         self.taken += 1;
         add(&self.shared.tokens_in, job.prompt.len());
@@ -67,13 +79,38 @@ impl Decoder<'_> {
     }
 
     fn start(&mut self, slot: usize) {
-        if let Some((donor, common)) = self.donor(slot) {
-            self.cache.share(donor, slot, common);
-        }
+        self.take_over(slot);
         let cached = self.cache.held(slot);
         if self.slots[slot].start(cached) {
             add(&self.shared.prefix_cache_hits, usize::from(cached > 0));
         }
+    }
+
+    /// Gives a request all of its beginning that another slot holds, or that was kept outside the cache.
+    fn take_over(&mut self, slot: usize) {
+        if self.take_kept(slot) {
+            return;
+        }
+        if let Some((donor, common)) = self.donor(slot) {
+            self.cache.share(donor, slot, common);
+        }
+    }
+
+    fn take_kept(&mut self, slot: usize) -> bool {
+        let held = self
+            .donor(slot)
+            .map_or(self.cache.held(slot), |(_, common)| common);
+        let kept = |decoder: &Self| {
+            let slot = &decoder.slots[slot];
+            let best = decoder.stowed.best(reusable(slot.tokens()), slot.mix());
+            best.filter(|&(_, common)| common >= held + WORTH_COPYING)
+        };
+        let Some((index, _)) = kept(self) else {
+            return false;
+        };
+        self.clear_idle_but(slot, self.stowed.tokens(index));
+        // Making room may have changed what is kept.
+        kept(self).is_some_and(|(index, common)| self.unstow(index, slot, common))
     }
 
     /// Takes cells from somebody: an idle slot first, the one left alone longest, then a request that waits, then one that runs
@@ -89,6 +126,7 @@ impl Decoder<'_> {
             let running = self.slots[slot].is_running();
             tracing::debug!(slot, tokens, running, "cells are taken for others");
             self.slots[slot].pause();
+            self.stow(slot);
             self.cache.clear(slot);
         }
         from.is_some()
@@ -134,7 +172,7 @@ impl Decoder<'_> {
         let reusable = reusable(self.slots[slot].tokens());
         (0..self.slots.len())
             .filter(|&other| self.slots[other].is_running() && !self.slots[other].is_stalled())
-            .map(|other| self.common(other, reusable))
+            .map(|other| self.common(other, reusable, self.slots[slot].mix()))
             .max()
             .unwrap_or(0)
     }
@@ -147,9 +185,14 @@ impl Decoder<'_> {
         let read = self
             .donor(slot)
             .map_or(self.cache.held(slot), |(_, common)| common);
+        let kept = self
+            .stowed
+            .best(reusable(self.slots[slot].tokens()), self.slots[slot].mix());
+        let read = read.max(kept.map_or(0, |(_, common)| common));
         let reusable = reusable(self.slots[slot].tokens());
         (0..self.slots.len())
             .filter(|&other| self.slots[other].is_ready() && self.unread(other) > 1)
+            .filter(|&other| self.slots[other].mix() == self.slots[slot].mix())
             .map(|other| common_prefix(self.slots[other].tokens(), reusable))
             .any(|common| common > read + WORTH_WAITING)
     }
@@ -161,13 +204,16 @@ impl Decoder<'_> {
         }
         let reusable = reusable(self.slots[slot].tokens());
         (0..self.slots.len())
-            .map(|other| (other, self.common(other, reusable)))
+            .map(|other| (other, self.common(other, reusable, self.slots[slot].mix())))
             .filter(|&(other, common)| other != slot && common > self.cache.held(slot))
             .max_by_key(|&(_, common)| common)
     }
 
-    /// Tokens at the beginning of a prompt that a slot holds.
-    fn common(&self, slot: usize, reusable: &[llama_cpp_4::token::LlamaToken]) -> usize {
+    /// Tokens at the beginning of a prompt that a slot holds, read with the same adapters.
+    fn common(&self, slot: usize, reusable: &[LlamaToken], mix: &Mix) -> usize {
+        if self.slots[slot].mix() != mix {
+            return 0;
+        }
         let held = &self.slots[slot].tokens()[..self.cache.held(slot)];
         common_prefix(held, reusable)
     }

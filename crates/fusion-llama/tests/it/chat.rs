@@ -91,6 +91,7 @@ async fn a_seed_makes_an_answer_come_again() {
             presence_penalty: Some(0.2),
             repetition_penalty: Some(1.1),
             seed,
+            adapters: None,
         },
         ..ask("Invent a name for a boat and say why.", 40)
     };

@@ -5,6 +5,8 @@
     reason = "test code"
 )]
 
+mod adapter_file;
+mod adapters;
 mod bad_files;
 mod batching;
 mod chat;
@@ -12,6 +14,7 @@ mod limits;
 mod model;
 mod prefix;
 mod shared;
+mod speculation;
 mod speed;
 mod structured;
 mod support;

@@ -14,11 +14,17 @@ use fusion_llama::Llama;
 use futures::StreamExt;
 
 const FILE: &str = "SmolLM2-135M-Instruct-Q4_1.gguf";
+const OTHER_FILE: &str = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M.gguf";
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The model's file; without one the test says that it was skipped.
 pub(crate) fn model_file() -> Option<PathBuf> {
     file(FILE)
+}
+
+/// A model with another vocabulary.
+pub(crate) fn other_model_file() -> Option<PathBuf> {
+    file(OTHER_FILE)
 }
 
 fn file(name: &str) -> Option<PathBuf> {

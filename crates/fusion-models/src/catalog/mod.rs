@@ -1,5 +1,6 @@
 //! What can be loaded, and how: found in the models folder or where other programs keep models, named in the configuration, or loaded through the API before.
 
+pub(crate) mod adapters;
 mod definition;
 mod inspect;
 mod known;

@@ -14,6 +14,7 @@ use fusion_types::{
 use serde_json::{Map, Value};
 
 use super::{
+    adapters,
     definition::{Definition, Origin, Setup},
     inspect::{Kind, weigh},
     names::{check_alias, check_id, id_of},
@@ -35,7 +36,7 @@ pub(crate) fn define(
         Some(known) => known.clone(),
         None => locate(config, request)?,
     };
-    let mut definition = with_setup(base, request)?;
+    let mut definition = with_setup(config, base, request)?;
     if let Some(id) = &request.model_id {
         definition.id = check_id(id)?;
     }
@@ -63,8 +64,6 @@ fn refuse_unbuilt(request: &LoadRequest) -> Result<()> {
         _ if request.replicas.is_some_and(|count| count != 1) => {
             Err(Error::not_implemented("running several replicas"))
         }
-        _ if !request.adapters.is_empty() => Err(Error::not_implemented("loading adapters")),
-        _ if request.draft_model.is_some() => Err(Error::not_implemented("speculative decoding")),
         _ if request.concurrency == Some(0) => {
             Err(Error::invalid("concurrency", "must be at least 1"))
         }
@@ -75,7 +74,11 @@ fn refuse_unbuilt(request: &LoadRequest) -> Result<()> {
     }
 }
 
-fn with_setup(mut definition: Definition, request: &LoadRequest) -> Result<Definition> {
+fn with_setup(
+    config: &Config,
+    mut definition: Definition,
+    request: &LoadRequest,
+) -> Result<Definition> {
     let setup = &mut definition.setup;
     if let Some(engine) = &request.engine {
         setup.engine = engine_name(engine)?;
@@ -93,9 +96,53 @@ fn with_setup(mut definition: Definition, request: &LoadRequest) -> Result<Defin
     setup.context_length = request.context_length.or(setup.context_length);
     setup.slots = request.concurrency.unwrap_or(setup.slots);
     if !request.options.is_empty() {
-        setup.options = options(&request.options)?;
+        let mut given = options(&request.options)?;
+        for key in FIELDS {
+            let kept = setup.options.remove(key);
+            given.extend(kept.map(|value| (key.to_owned(), value)));
+        }
+        setup.options = given;
     }
+    companions(
+        config,
+        setup,
+        &request.adapters,
+        request.draft_model.as_deref(),
+    )?;
     Ok(definition)
+}
+
+/// What is loaded beside a model.
+fn companions(
+    config: &Config,
+    setup: &mut Setup,
+    adapters: &[Value],
+    draft_model: Option<&str>,
+) -> Result<()> {
+    if !adapters.is_empty() {
+        let json = adapters::option(config, adapters)?;
+        setup.options.insert(adapters::OPTION.to_owned(), json);
+    }
+    if let Some(draft) = draft_model {
+        let path = draft_path(config, draft)?;
+        setup.options.insert(DRAFT_OPTION.to_owned(), path);
+    }
+    Ok(())
+}
+
+/// The engine option that names the draft model.
+const DRAFT_OPTION: &str = "draft_model";
+/// Engine options that are fields of a request.
+const FIELDS: [&str; 2] = [adapters::OPTION, DRAFT_OPTION];
+
+/// The file of a draft model, named as models to load are.
+fn draft_path(config: &Config, name: &str) -> Result<String> {
+    let draft = locate(config, &LoadRequest::new(name)).map_err(|error| Error {
+        message: format!("draft_model: {}", error.message),
+        ..error.with_param("draft_model")
+    })?;
+    let path = draft.setup.path.into_os_string().into_string();
+    path.map_err(|_| Error::invalid("draft_model", "the path is no text"))
 }
 
 /// Finds what `model_path` means: a local path, a path in the models folder, or the name of a model that was found.
@@ -234,6 +281,9 @@ fn engine_name(name: &str) -> Result<String> {
 fn options(options: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
     let plain = |(key, value): (&String, &Value)| {
         let refuse = |why: &str| Error::invalid(format!("options.{key}"), why);
+        if FIELDS.contains(&key.as_str()) {
+            return Err(refuse("it is a field of its own beside the options"));
+        }
         if key.is_empty()
             || !key
                 .bytes()
@@ -270,6 +320,8 @@ pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Def
         definition.setup.context_length = model.context_length;
         definition.setup.slots = model.concurrency.unwrap_or(definition.setup.slots).max(1);
         definition.setup.options = options(&model.options)?;
+        let (adapters, draft) = (&model.adapters, model.draft_model.as_deref());
+        companions(config, &mut definition.setup, adapters, draft)?;
         model
             .aliases
             .iter()

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ModelInfo, UnloadReport,
     catalog::Definition,
+    catalog::adapters,
     engine::{Engine, LogRing},
     memory::Learned,
     scheduler::board::{Model, State},
@@ -125,6 +126,7 @@ impl Entry {
             pinned: definition.pinned,
             priority: definition.priority,
             aliases: definition.aliases.clone(),
+            adapters: adapters::of(&definition.setup.options),
             created_at: definition.created_at(),
             metadata: definition.metadata.clone(),
         }

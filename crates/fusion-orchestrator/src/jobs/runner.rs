@@ -270,6 +270,7 @@ mod tests {
             pinned: false,
             priority: Priority::Normal,
             aliases: Vec::new(),
+            adapters: Vec::new(),
             created_at: Timestamp::from_millis(0),
             metadata: Map::new(),
         }

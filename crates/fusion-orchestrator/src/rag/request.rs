@@ -382,6 +382,7 @@ impl GenerationConfig {
             presence_penalty: self.presence_penalty,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
+            adapters: None,
         };
     }
 }

@@ -152,6 +152,7 @@ impl ModelPlanner for Planner {
             pinned: false,
             priority: Priority::Normal,
             aliases: Vec::new(),
+            adapters: Vec::new(),
             created_at: Timestamp::from_millis(0),
             metadata: Map::new(),
         };

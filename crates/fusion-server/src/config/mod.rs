@@ -14,6 +14,7 @@ use std::{
 
 use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 pub(crate) use known_folders::known_folders;
 pub(crate) use reader::Reader;
@@ -94,6 +95,9 @@ pub(crate) struct Definition {
     pub(crate) engine: Option<String>,
     #[serde(default)]
     pub(crate) options: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) adapters: Vec<Value>,
+    pub(crate) draft_model: Option<String>,
 }
 
 /// The model to load at start.
@@ -102,6 +106,7 @@ pub(crate) struct Launch {
     pub(crate) model_path: String,
     pub(crate) model_type: ModelType,
     pub(crate) context_length: Option<u32>,
+    pub(crate) adapters: Vec<Value>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,8 +265,33 @@ impl Launch {
             model_path: text(reader, "launch.model_path")?,
             model_type,
             context_length,
+            adapters: lora(reader),
         })
     }
+}
+
+/// `lora_paths` and `lora_scales`, both comma-separated; an adapter without a scale is applied fully.
+fn lora(reader: &mut Reader) -> Vec<Value> {
+    let list = |text: Option<String>| -> Vec<String> {
+        let text = text.unwrap_or_default();
+        let parts = text.split(',').map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let paths = list(text(reader, "launch.lora_paths"));
+    let scales = list(text(reader, "launch.lora_scales"));
+    let numbers: Vec<f32> = scales
+        .iter()
+        .filter_map(|scale| scale.parse().ok())
+        .collect();
+    if numbers.len() != scales.len() || numbers.len() > paths.len() {
+        reader.problem("launch.lora_scales", "must be numbers, at most one a path");
+    }
+    let scales = numbers.into_iter().chain(std::iter::repeat(1.0));
+    let adapter = |(path, scale)| json!({ "path": path, "scale": scale });
+    paths.iter().zip(scales).map(adapter).collect()
 }
 
 impl Jobs {

@@ -146,6 +146,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["CONTEXT_LENGTH"],
         "its context length",
     ),
+    setting(
+        "launch.lora_paths",
+        "lora-paths",
+        &["LORA_PATHS"],
+        "its LoRA adapters, comma-separated",
+    ),
+    setting(
+        "launch.lora_scales",
+        "lora-scales",
+        &["LORA_SCALES"],
+        "how strongly they are applied, comma-separated",
+    ),
     switch(
         "features.fusion",
         "enable-fusion",
@@ -233,8 +245,6 @@ pub(crate) const WITHOUT_EFFECT: &[&str] = &[
     "DISABLE_AUTO_RESIZE",
     "ENABLE_AUTO_TOOL_CHOICE",
     "LOG_FILE",
-    "LORA_PATHS",
-    "LORA_SCALES",
     "MLX_WARMUP",
     "MONGO_DB_NAME",
     "NO_LOG_FILE",

@@ -30,7 +30,7 @@ use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
 use context::Caller;
 pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
-use openai::{chat, embeddings, models, rerank};
+use openai::{adapters, chat, embeddings, models, rerank};
 
 pub(crate) fn router(app: App) -> Router {
     let Features { fusion, rag, mcp } = app.features;
@@ -98,7 +98,7 @@ fn openai() -> Router<App> {
         .route("/v1/messages", post(not_built))
         .route("/v1/images/{*operation}", post(not_built))
         .route("/v1/audio/{*operation}", post(not_built))
-        .route("/v1/adapters", get(not_built))
+        .route("/v1/adapters", get(adapters::list))
         .route("/v1/files", any(not_built))
         .route("/v1/files/{*id}", any(not_built))
         .route("/v1/batches", any(not_built))

@@ -303,6 +303,7 @@ fn card(id: &str, model_type: ModelType, capabilities: &[Capability]) -> ModelCa
         pinned: false,
         priority: Priority::Normal,
         aliases: Vec::new(),
+        adapters: Vec::new(),
         created_at: Timestamp::now(),
         metadata: Map::new(),
     }

@@ -1,5 +1,6 @@
 //! The OpenAI dialect.
 
+pub(crate) mod adapters;
 pub(crate) mod chat;
 pub(crate) mod embeddings;
 pub(crate) mod models;
