@@ -75,6 +75,14 @@ mod tests {
     }
 
     #[test]
+    fn endless_data_in_short_lines_is_refused() {
+        let mut parser = Parser::default();
+        let line = format!("data: {}\n", "x".repeat(1000));
+        let pushed = (0..=MOST_BYTES / 1000).map(|_| parser.push(line.as_bytes()));
+        assert_eq!(pushed.last(), Some(Err(TooLong)));
+    }
+
+    #[test]
     fn an_endless_line_is_refused() {
         let mut parser = Parser::default();
         let piece = vec![b'x'; MOST_BYTES];
@@ -82,7 +90,41 @@ mod tests {
         assert_eq!(parser.push(&piece), Err(TooLong));
     }
 
+    fn parse_in_pieces(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let mut parser = Parser::default();
+        let pieces = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]);
+        pieces
+            .flat_map(|piece| parser.push(piece).unwrap())
+            .collect()
+    }
+
+    /// Bytes as a hostile engine would send them: junk, and fragments of events.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..12),
+            prop::sample::select(vec![
+                "data:", "data: ", "data", ": c", "\n", "\r", "\r\n", "\n\n", "event: x", "\0",
+                "\u{feff}", "[DONE]", "é",
+            ])
+            .prop_map(|text| text.as_bytes().to_vec()),
+        ];
+        prop::collection::vec(fragment, 0..40).prop_map(|fragments| fragments.concat())
+    }
+
     proptest! {
+        #[test]
+        fn junk_is_cut_as_it_likes_and_read_the_same(bytes in hostile(), cuts in prop::collection::vec(any::<usize>(), 0..20)) {
+            let whole = parse(&bytes);
+            prop_assert_eq!(&parse_in_pieces(&bytes, &cuts), &whole);
+            let each: Vec<_> = (0..=bytes.len()).collect();
+            prop_assert_eq!(&parse_in_pieces(&bytes, &each), &whole);
+            // What the parser keeps and gives is never more than what it got, but for bytes that were no text.
+            prop_assert!(whole.iter().map(String::len).sum::<usize>() <= 3 * bytes.len());
+        }
+
         #[test]
         fn the_same_events_however_the_bytes_are_cut(
             texts in prop::collection::vec("[^\r\n]{0,20}", 0..6),
