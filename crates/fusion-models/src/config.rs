@@ -1,14 +1,18 @@
 //! What the server's configuration says about models.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use fusion_types::{
     Error,
     model::{ModelId, ModelType, Priority},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::MemoryReader;
+use crate::{
+    MemoryReader,
+    engine::{PLACES, filled},
+};
 
 /// How models are found, run and kept within their budget.
 #[derive(Clone, Debug)]
@@ -51,6 +55,10 @@ pub struct Config {
     /// CPU cores that the busy engines share.
     pub threads: u32,
     pub definitions: Vec<ModelDefinition>,
+    /// Servers of others that models can name as their engine.
+    pub foreign: Vec<ForeignEngine>,
+    /// The executable whose command `child -- COMMAND` keeps a foreign engine; without it there are none.
+    pub keeper: Option<PathBuf>,
 }
 
 impl Config {
@@ -77,8 +85,150 @@ impl Config {
             threads: std::thread::available_parallelism()
                 .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
             definitions: Vec::new(),
+            foreign: ForeignEngine::known(),
+            keeper: None,
         }
     }
+}
+
+/// A server of somebody else's that carries one model and speaks the OpenAI dialect on a TCP port of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignEngine {
+    pub name: String,
+    /// The program and its arguments. `{model}` is the model's path, `{port}` where it must listen on 127.0.0.1, `{slots}`,
+    /// `{threads}`, `{context}` (tokens of a slot), `{context_total}` (of all), and `{option:NAME}` an option of the model's
+    /// definition. An argument that has no value is left out, with the flag before it.
+    pub command: Vec<String>,
+    /// Further arguments for models of a type.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, Vec<String>>,
+    /// The path that is answered with success once the server can be used.
+    #[serde(default = "health")]
+    pub health: String,
+    /// How requests name the model.
+    #[serde(default = "model_name")]
+    pub model_name: String,
+    /// Beside what every engine gets.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+fn health() -> String {
+    "/health".to_owned()
+}
+
+fn model_name() -> String {
+    "{model}".to_owned()
+}
+
+impl ForeignEngine {
+    /// The servers that people have anyway.
+    pub fn known() -> Vec<Self> {
+        let python = |name: &str, program: &str, model_name: &str| {
+            let words = [
+                program,
+                "--model",
+                "{model}",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+            ];
+            Self {
+                model_name: model_name.to_owned(),
+                ..Self::of(name, &words)
+            }
+        };
+        vec![
+            Self::llama_server(),
+            python("mlx_lm", "mlx_lm.server", "default_model"),
+            python("mlx_vlm", "mlx_vlm.server", "{model}"),
+        ]
+    }
+
+    pub(crate) fn llama_server() -> Self {
+        let words = [
+            "llama-server",
+            "--model",
+            "{model}",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "{port}",
+            "--parallel",
+            "{slots}",
+            "--ctx-size",
+            "{context_total}",
+            "--threads",
+            "{threads}",
+            "--n-gpu-layers",
+            "{option:gpu_layers}",
+            "--device",
+            "{option:device}",
+        ];
+        let of_type = |flag: &str| vec![flag.to_owned()];
+        Self {
+            arguments: BTreeMap::from([
+                ("embeddings".to_owned(), of_type("--embeddings")),
+                ("rerank".to_owned(), of_type("--reranking")),
+            ]),
+            ..Self::of("llama-server", &words)
+        }
+    }
+
+    fn of(name: &str, words: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            command: words.iter().map(|word| (*word).to_owned()).collect(),
+            arguments: BTreeMap::new(),
+            health: health(),
+            model_name: model_name(),
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn problem(&self) -> Option<String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let known =
+            |name: &str| (PLACES.contains(&name) || name.starts_with("option:")).then(String::new);
+        let words = self.command.iter().chain(self.arguments.values().flatten());
+        let mut words = words.chain([&self.model_name]);
+        match () {
+            () if self.name.is_empty() || !self.name.bytes().all(plain) => {
+                Some("name: letters, digits, dots, dashes and underscores".to_owned())
+            }
+            () if self.name.starts_with("fusiond") => {
+                Some("name: fusiond's own engines begin so".to_owned())
+            }
+            () if self.command.is_empty() => Some("command: the program is missing".to_owned()),
+            () if !self.health.starts_with('/') => Some("health: must begin with /".to_owned()),
+            () => words
+                .find(|word| filled(word, &known).is_none())
+                .map(|word| {
+                    format!(
+                        "{word:?} has something in braces that is none of {PLACES:?} or option:NAME"
+                    )
+                }),
+        }
+    }
+}
+
+/// How many requests a model runs side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number or \"auto\"")]
+pub enum Concurrency {
+    Slots(u32),
+    /// As many as a foreign engine is found to be good for. Our own engines have as many as the configuration says.
+    Auto(Auto),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auto {
+    Auto,
 }
 
 /// Where other programs keep models on this machine. Those that aren't there are passed over.
@@ -138,10 +288,10 @@ pub struct ModelDefinition {
     pub path: PathBuf,
     /// Guessed from what lies at the path when not given.
     pub model_type: Option<ModelType>,
-    /// The name of an engine executable, instead of the one that fits the path.
+    /// The name of an engine executable or of a foreign engine, instead of the one that fits the path.
     pub engine: Option<String>,
     pub context_length: Option<u32>,
-    pub concurrency: Option<u32>,
+    pub concurrency: Option<Concurrency>,
     /// Strings, numbers and booleans, handed to the engine.
     pub options: Map<String, Value>,
     /// LoRA adapters, as a load request has them.

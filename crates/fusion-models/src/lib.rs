@@ -20,7 +20,9 @@ mod routing;
 mod scheduler;
 mod stats;
 
-pub use config::{Config, EvictionPolicy, KnownFolders, ModelDefinition};
+pub use config::{
+    Auto, Concurrency, Config, EvictionPolicy, ForeignEngine, KnownFolders, ModelDefinition,
+};
 pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
 pub use report::{

@@ -66,7 +66,10 @@ impl Footprints {
         if let Some(learned) = self.recall(definition).await {
             return Ok(learned.need);
         }
-        let estimate = predict(&self.spawner, &launch).await?;
+        let estimate = match launch.foreign {
+            Some(_) => definition.guessed_bytes(),
+            None => predict(&self.spawner, &launch).await?,
+        };
         Ok(Need {
             bytes: estimate,
             estimate,

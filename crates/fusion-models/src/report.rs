@@ -9,7 +9,7 @@ use fusion_types::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::MachineMemory;
+use crate::{Concurrency, MachineMemory};
 
 /// The body of `POST /v1/models/load`. Unknown fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,8 +29,8 @@ pub struct LoadRequest {
     #[serde(default)]
     pub ttl_seconds: Option<u64>,
     #[serde(default)]
-    pub concurrency: Option<u32>,
-    /// The plain name of an engine executable.
+    pub concurrency: Option<Concurrency>,
+    /// The plain name of an engine executable, or of a foreign engine.
     #[serde(default)]
     pub engine: Option<String>,
     #[serde(default)]

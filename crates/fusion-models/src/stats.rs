@@ -28,6 +28,13 @@ pub(crate) struct Sample {
     pub(crate) tokens_out: u32,
 }
 
+impl Sample {
+    /// Tokens, where reading one counts as a tenth of writing one; at least one.
+    pub(crate) fn work(&self) -> f64 {
+        (f64::from(self.tokens_out) + f64::from(self.tokens_in) / 10.0).max(1.0)
+    }
+}
+
 /// Follows one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {

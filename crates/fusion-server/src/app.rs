@@ -209,6 +209,8 @@ fn models_config(config: &Config) -> Result<fusion_models::Config> {
             KnownFolders::default()
         },
         definitions,
+        foreign: config.foreign.clone(),
+        keeper: env::current_exe().ok(),
         ..defaults
     })
 }

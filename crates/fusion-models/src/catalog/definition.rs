@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use fusion_types::{
-    Result, Timestamp,
+    Error, ErrorCode, Result, Timestamp,
     model::{Capability, ModelId, ModelType, Priority},
 };
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Config,
-    engine::{self, Launch},
+    Config, ForeignEngine,
+    engine::{self, Foreign, Launch},
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,10 +36,13 @@ pub(crate) struct Definition {
 pub(crate) struct Setup {
     pub(crate) path: PathBuf,
     pub(crate) model_type: ModelType,
-    /// The name of an executable.
+    /// The name of an executable, or of a foreign engine.
     pub(crate) engine: String,
     pub(crate) context_length: Option<u32>,
     pub(crate) slots: u32,
+    /// Whether the number of slots is found while it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) auto_slots: bool,
     pub(crate) options: BTreeMap<String, String>,
 }
 
@@ -58,15 +61,48 @@ impl Definition {
     /// # Errors
     /// `engine_unavailable` where the engine isn't installed.
     pub(crate) fn launch(&self, config: &Config) -> Result<Launch> {
+        let named = |engine: &&ForeignEngine| engine.name == self.setup.engine;
+        let foreign = config.foreign.iter().find(named);
+        let program = match foreign.and_then(|foreign| foreign.command.first()) {
+            Some(program) => engine::find_program(program, &config.engine_dirs)?,
+            None => engine::find(&self.setup.engine, &config.engine_dirs)?,
+        };
         Ok(Launch {
-            program: engine::find(&self.setup.engine, &config.engine_dirs)?,
+            program,
             model: self.setup.path.clone(),
             model_type: self.setup.model_type,
             context_length: self.setup.context_length,
             slots: self.setup.slots,
             threads: config.threads.max(1),
             options: self.setup.options.clone().into_iter().collect(),
+            foreign: foreign
+                .map(|foreign| self.foreign(foreign, config))
+                .transpose()?,
         })
+    }
+
+    fn foreign(&self, engine: &ForeignEngine, config: &Config) -> Result<Foreign> {
+        let keeper = config.keeper.clone().ok_or_else(|| {
+            Error::new(
+                ErrorCode::EngineUnavailable,
+                "foreign engines can't be run here: there is nothing to keep them",
+            )
+        })?;
+        Ok(Foreign {
+            engine: engine.clone(),
+            keeper,
+            capabilities: self.expected_capabilities(),
+            // What it makes of the file is its own affair: another engine, another fingerprint.
+            fingerprint: format!("{}:{}", engine.name, self.footprint_key()),
+        })
+    }
+
+    /// What a foreign engine, which can't be asked, is thought to need: its weights, a tenth more, and its program.
+    pub(crate) fn guessed_bytes(&self) -> u64 {
+        const PROGRAM: u64 = 256 << 20;
+        self.file_bytes
+            .saturating_add(self.file_bytes / 10)
+            .saturating_add(PROGRAM)
     }
 
     /// Under which what was learned of the model is kept: another file, engine or setting has another footprint.

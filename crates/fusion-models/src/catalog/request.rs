@@ -20,7 +20,7 @@ use super::{
     names::{check_alias, check_id, id_of},
     scan::{is_model_file, named, scan},
 };
-use crate::{Config, LoadRequest, ModelDefinition, routing};
+use crate::{Concurrency, Config, LoadRequest, ModelDefinition, routing};
 
 /// The definition that a load request means; `known` is the model whose id the request gives as its path, if there is one.
 ///
@@ -64,7 +64,7 @@ fn refuse_unbuilt(request: &LoadRequest) -> Result<()> {
         _ if request.replicas.is_some_and(|count| count != 1) => {
             Err(Error::not_implemented("running several replicas"))
         }
-        _ if request.concurrency == Some(0) => {
+        _ if request.concurrency == Some(Concurrency::Slots(0)) => {
             Err(Error::invalid("concurrency", "must be at least 1"))
         }
         _ if request.context_length == Some(0) => {
@@ -81,7 +81,7 @@ fn with_setup(
 ) -> Result<Definition> {
     let setup = &mut definition.setup;
     if let Some(engine) = &request.engine {
-        setup.engine = engine_name(engine)?;
+        setup.engine = engine_name(config, engine)?;
     }
     if let Some(model_type) = request.model_type
         && model_type != setup.model_type
@@ -94,7 +94,7 @@ fn with_setup(
         }
     }
     setup.context_length = request.context_length.or(setup.context_length);
-    setup.slots = request.concurrency.unwrap_or(setup.slots);
+    set_slots(config, setup, request.concurrency);
     if !request.options.is_empty() {
         let mut given = options(&request.options)?;
         for key in FIELDS {
@@ -119,6 +119,13 @@ fn companions(
     adapters: &[Value],
     draft_model: Option<&str>,
 ) -> Result<()> {
+    if is_foreign(config, setup) && (draft_model.is_some() || !adapters.is_empty()) {
+        return Err(Error::new(
+            ErrorCode::UnsupportedOperation,
+            "a foreign engine is given adapters and a draft model by its own command only",
+        )
+        .with_param("engine"));
+    }
     if !adapters.is_empty() {
         let json = adapters::option(config, adapters)?;
         setup.options.insert(adapters::OPTION.to_owned(), json);
@@ -143,6 +150,29 @@ fn draft_path(config: &Config, name: &str) -> Result<String> {
     })?;
     let path = draft.setup.path.into_os_string().into_string();
     path.map_err(|_| Error::invalid("draft_model", "the path is no text"))
+}
+
+fn is_foreign(config: &Config, setup: &Setup) -> bool {
+    config
+        .foreign
+        .iter()
+        .any(|engine| engine.name == setup.engine)
+}
+
+/// Only a foreign engine's slots are found while it runs: our own have as many as they were started with.
+fn set_slots(config: &Config, setup: &mut Setup, concurrency: Option<Concurrency>) {
+    let is_foreign = is_foreign(config, setup);
+    match concurrency {
+        None => setup.auto_slots &= is_foreign,
+        Some(Concurrency::Slots(slots)) => {
+            setup.slots = slots.max(1);
+            setup.auto_slots = false;
+        }
+        Some(Concurrency::Auto(_)) => {
+            setup.slots = config.slots.max(1);
+            setup.auto_slots = is_foreign;
+        }
+    }
 }
 
 /// Finds what `model_path` means: a local path, a path in the models folder, or the name of a model that was found.
@@ -237,7 +267,8 @@ fn at_path(config: &Config, request: &LoadRequest, path: &Path) -> Result<Defini
             Error::invalid("model_id", "the path has no name that a model could have")
         })?,
     };
-    let (model_type, engine) = served_by(path, request.model_type, request.engine.as_deref())?;
+    let engine = request.engine.as_deref();
+    let (model_type, engine) = served_by(config, path, request.model_type, engine)?;
     Ok(plain(
         config,
         id,
@@ -250,6 +281,7 @@ fn at_path(config: &Config, request: &LoadRequest, path: &Path) -> Result<Defini
 
 /// What the model is, and which engine serves it. An engine that was named judges the files itself.
 fn served_by(
+    config: &Config,
     path: &Path,
     wanted: Option<ModelType>,
     engine: Option<&str>,
@@ -257,15 +289,19 @@ fn served_by(
     let kind = Kind::at(path);
     if let Some(engine) = engine {
         let guess = kind.map_or(ModelType::Lm, Kind::model_type);
-        return Ok((wanted.unwrap_or(guess), engine_name(engine)?));
+        return Ok((wanted.unwrap_or(guess), engine_name(config, engine)?));
     }
     let kind = kind?;
     let model_type = wanted.unwrap_or(kind.model_type());
     Ok((model_type, kind.engine(model_type)?.to_owned()))
 }
 
-/// An executable's plain name. Only names that engines have are allowed: the engine folders may hold other programs.
-fn engine_name(name: &str) -> Result<String> {
+/// The name of a foreign engine, or an executable's plain name. Only names that engines have are allowed: the engine folders
+/// may hold other programs.
+fn engine_name(config: &Config, name: &str) -> Result<String> {
+    if config.foreign.iter().any(|engine| engine.name == name) {
+        return Ok(name.to_owned());
+    }
     let plain = name
         .bytes()
         .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
@@ -308,7 +344,8 @@ pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Def
     let define = || {
         check_id(model.id.as_str())?;
         let path = make_absolute(&config.models_dir.join(&model.path))?;
-        let (model_type, engine) = served_by(&path, model.model_type, model.engine.as_deref())?;
+        let engine = model.engine.as_deref();
+        let (model_type, engine) = served_by(config, &path, model.model_type, engine)?;
         let mut definition = plain(
             config,
             model.id.clone(),
@@ -318,7 +355,7 @@ pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Def
             Origin::Configured,
         );
         definition.setup.context_length = model.context_length;
-        definition.setup.slots = model.concurrency.unwrap_or(definition.setup.slots).max(1);
+        set_slots(config, &mut definition.setup, model.concurrency);
         definition.setup.options = options(&model.options)?;
         let (adapters, draft) = (&model.adapters, model.draft_model.as_deref());
         companions(config, &mut definition.setup, adapters, draft)?;
@@ -356,6 +393,7 @@ pub(super) fn plain(
             engine: engine.to_owned(),
             context_length: None,
             slots: config.slots.max(1),
+            auto_slots: false,
             options: BTreeMap::new(),
         },
         aliases: Vec::new(),

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io, time::Duration};
 
 use fusion_types::{
     Error, ErrorCode, Result,
-    chat::{ChatChunk, ChatEvent},
+    chat::{ChatChunk, ChatEvent, Usage},
     error::ErrorBody,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::{
     client::{Client, unreadable},
     sse::Parser,
+    translate,
     wire::Response,
 };
 
@@ -29,7 +30,11 @@ struct Reader {
     parser: Parser,
     ready: VecDeque<Result<ChatEvent>>,
     began: bool,
+    /// Deltas with text so far.
+    pieces: u32,
     finished: bool,
+    /// Whether the usage was told.
+    counted: bool,
     ended: bool,
 }
 
@@ -48,7 +53,9 @@ pub(super) fn events(client: Client, response: Response) -> ChatEvents {
         parser: Parser::default(),
         ready: VecDeque::new(),
         began: false,
+        pieces: 0,
         finished: false,
+        counted: false,
         ended: false,
     };
     stream::unfold(reader, async |mut reader| {
@@ -80,6 +87,7 @@ impl Reader {
         else {
             self.ended = true;
             if self.finished {
+                self.count();
                 return Ok(());
             }
             let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -103,20 +111,45 @@ impl Reader {
             let rest = async { while let Ok(Some(_)) = self.response.chunk().await {} };
             let _ = timeout(END_OF_BODY, rest).await;
             return if self.finished {
+                self.count();
                 Ok(())
             } else {
                 Err(unreadable("it ended without a reason to finish"))
             };
         }
-        match serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))? {
+        let event = if self.client.is_foreign() {
+            Event::Chunk(translate::chunk(data)?)
+        } else {
+            serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))?
+        };
+        match event {
             Event::Error(body) => Err(error(body)),
             Event::Chunk(chunk) => {
-                for event in chunk.into_events() {
-                    self.finished |= matches!(event, ChatEvent::Finish(_));
-                    self.ready.push_back(Ok(event));
-                }
+                chunk.into_events().for_each(|event| self.hear(event));
                 Ok(())
             }
+        }
+    }
+
+    fn hear(&mut self, event: ChatEvent) {
+        match &event {
+            ChatEvent::Delta(delta) => {
+                let says = delta.content.is_some() || delta.reasoning_content.is_some();
+                self.pieces = self.pieces.saturating_add(says.into());
+            }
+            ChatEvent::Finish(_) => self.finished = true,
+            // Some servers count as they go; only the end counts.
+            ChatEvent::Usage(_) if self.client.is_foreign() && !self.finished => return,
+            ChatEvent::Usage(_) => self.counted = true,
+        }
+        self.ready.push_back(Ok(event));
+    }
+
+    /// A foreign engine that doesn't tell what it used is counted by its pieces, of which each is a token as a rule.
+    fn count(&mut self) {
+        if self.client.is_foreign() && !self.counted {
+            let usage = Usage::new(0, self.pieces);
+            self.ready.push_back(Ok(ChatEvent::Usage(usage)));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The dialect's client side: one child, over its socket.
+//! The dialect's client side: one child, over its socket, or a foreign engine over its port.
 
-use std::{path::Path, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -19,7 +19,9 @@ use tokio::time::timeout;
 
 use super::{
     chat::{self, ChatEvents},
+    foreign,
     supervisor::{Life, Stop},
+    translate,
     wire::{Response, Wire, WireError},
 };
 
@@ -33,41 +35,86 @@ const FULL_RETRIES: u32 = 8;
 /// How many times the hang timeout a prompt may take to read.
 const PROMPT_PATIENCE: u32 = 5;
 
+/// What differs where the child is somebody else's server: it has none of our private routes.
+#[derive(Debug)]
+pub(super) struct Peculiar {
+    /// Answered with success while the server is well.
+    pub(super) health: String,
+    /// The name that the server has for its model.
+    pub(super) model: String,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     wire: Wire,
     hang_timeout: Duration,
     life: Life,
+    peculiar: Option<Arc<Peculiar>>,
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path, hang_timeout: Duration, life: Life) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        hang_timeout: Duration,
+        life: Life,
+        peculiar: Option<Peculiar>,
+    ) -> Self {
         Self {
-            wire: Wire::new(socket),
+            wire,
             hang_timeout,
             life,
+            peculiar: peculiar.map(Arc::new),
         }
+    }
+
+    pub(super) fn is_foreign(&self) -> bool {
+        self.peculiar.is_some()
     }
 
     /// Starts a generation. Dropping the events closes the connection, which frees the slot.
     pub(crate) async fn chat(&self, request: &ChatRequest) -> Result<ChatEvents> {
-        let response = self.post("/v1/chat/completions", request).await?;
+        const PATH: &str = "/v1/chat/completions";
+        let response = match &self.peculiar {
+            None => self.post(PATH, request).await?,
+            Some(peculiar) => {
+                let body = translate::chat_body(request, &peculiar.model)?;
+                self.post(PATH, &body).await?
+            }
+        };
         Ok(chat::events(self.clone(), response))
     }
 
     pub(crate) async fn embed(&self, request: &EmbedRequest, fingerprint: &str) -> Result<Vectors> {
-        let body = json!({
-            "model": request.model,
-            "input": request.input,
-            "truncate": request.truncate,
-            "encoding_format": "base64",
-        });
-        let answer: Embeddings = self.ask("/v1/embeddings", &body).await?;
+        const PATH: &str = "/v1/embeddings";
+        let mut body = json!({ "input": request.input, "encoding_format": "base64" });
+        let answer: Embeddings = match &self.peculiar {
+            None => {
+                body["model"] = request.model.as_str().into();
+                body["truncate"] = request.truncate.into();
+                self.ask(PATH, &body).await?
+            }
+            Some(peculiar) => {
+                body["model"] = peculiar.model.as_str().into();
+                match self.ask(PATH, &body).await {
+                    // It may not know base64.
+                    Err(error) if error.code == ErrorCode::InvalidValue => {
+                        body["encoding_format"] = "float".into();
+                        self.ask(PATH, &body).await?
+                    }
+                    answer => answer?,
+                }
+            }
+        };
         answer.into_vectors(request.input.len(), fingerprint)
     }
 
     pub(crate) async fn rerank(&self, request: &RerankRequest) -> Result<Scores> {
-        let answer: Reranked = self.ask("/v1/rerank", request).await?;
+        let mut body =
+            serde_json::to_value(request).map_err(|error| Error::internal(error.to_string()))?;
+        if let Some(peculiar) = &self.peculiar {
+            body["model"] = peculiar.model.as_str().into();
+        }
+        let answer: Reranked = self.ask("/v1/rerank", &body).await?;
         let mut results = answer.results;
         results.sort_by_key(|score| score.index);
         let complete = results
@@ -84,6 +131,12 @@ impl Client {
     }
 
     pub(crate) async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
+        if self.is_foreign() {
+            return Err(Error::new(
+                ErrorCode::UnsupportedOperation,
+                "this model's engine can't say where its tokens are; take a model on an engine of fusiond's own",
+            ));
+        }
         let count = texts.len();
         let answer: TokenizeResponse = self
             .ask("/engine/tokenize", &TokenizeRequest { texts })
@@ -95,7 +148,11 @@ impl Client {
         }
     }
 
+    /// Foreign engines keep the threads that they were started with.
     pub(crate) async fn limit(&self, limits: EngineLimits) -> Result<()> {
+        if self.is_foreign() {
+            return Ok(());
+        }
         let body =
             serde_json::to_vec(&limits).map_err(|error| Error::internal(error.to_string()))?;
         let sent = timeout(
@@ -152,6 +209,11 @@ impl Client {
         } else {
             ErrorCode::EngineUnavailable
         };
+        if self.is_foreign()
+            && let Some(error) = translate::error_of(&bytes, fallback)
+        {
+            return Err(error);
+        }
         Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => body.into_error(fallback),
             Err(_) => Error::new(fallback, format!("the engine answered {status}")),
@@ -172,6 +234,9 @@ impl Client {
     }
 
     async fn is_alive(&self) -> bool {
+        if let Some(peculiar) = &self.peculiar {
+            return foreign::answers(&self.wire, &peculiar.health).await;
+        }
         let asked = async {
             let response = self
                 .wire
@@ -237,8 +302,15 @@ struct Embeddings {
 #[derive(Deserialize)]
 struct Row {
     index: usize,
+    embedding: Values,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Values {
     /// Little-endian f32 in base64.
-    embedding: String,
+    Base64(String),
+    Floats(Vec<f32>),
 }
 
 #[derive(Deserialize)]
@@ -263,14 +335,15 @@ impl Embeddings {
         let mut data = Vec::new();
         let mut dimension = None;
         for row in self.data {
-            let bytes = STANDARD
-                .decode(row.embedding)
-                .map_err(|error| unreadable(&error.to_string()))?;
-            let (values, rest) = bytes.as_chunks::<4>();
-            if !rest.is_empty() || *dimension.get_or_insert(values.len()) != values.len() {
+            let begins = data.len();
+            match row.embedding {
+                Values::Floats(values) => data.extend(values),
+                Values::Base64(text) => decode(&text, &mut data)?,
+            }
+            let length = data.len() - begins;
+            if *dimension.get_or_insert(length) != length {
                 return Err(unreadable("its vectors differ in length"));
             }
-            data.extend(values.iter().map(|value| f32::from_le_bytes(*value)));
         }
         let dimension = dimension.unwrap_or(0);
         Ok(Vectors {
@@ -280,6 +353,18 @@ impl Embeddings {
             tokens: self.usage.total_tokens,
         })
     }
+}
+
+fn decode(text: &str, data: &mut Vec<f32>) -> Result<()> {
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|error| unreadable(&error.to_string()))?;
+    let (values, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(unreadable("a vector ends within a number"));
+    }
+    data.extend(values.iter().map(|value| f32::from_le_bytes(*value)));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -314,6 +399,13 @@ mod tests {
             (vectors.dimension, vectors.data, vectors.tokens),
             (2, vec![1.0, 2.0, 3.0, 4.0], 3)
         );
+    }
+
+    #[test]
+    fn floats_are_read_like_base64() {
+        let rows = json!({ "data": [{ "index": 0, "embedding": [0.5, -1.0] }] });
+        let answer: Embeddings = serde_json::from_value(rows).unwrap();
+        assert_eq!(answer.into_vectors(1, "f").unwrap().data, [0.5, -1.0]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::{
 use fusion_types::{Error, ErrorCode, Result, model::ModelType};
 use tokio::process::Command;
 
+use super::Foreign;
+
 /// One model's call, for `serve` and for `estimate` alike.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
@@ -21,6 +23,8 @@ pub(crate) struct Launch {
     pub(crate) slots: u32,
     pub(crate) threads: u32,
     pub(crate) options: Vec<(String, String)>,
+    /// Set where the program is somebody else's server.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 impl Launch {
@@ -56,7 +60,7 @@ impl Launch {
 
 /// A child in a process group of its own, with an empty environment but for what keeps it quiet: an abort in ggml would
 /// start a debugger, idle OpenMP threads would spin, and candle would split its work over all cores whatever its threads.
-fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
+pub(super) fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)

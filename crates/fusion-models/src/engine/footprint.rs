@@ -10,15 +10,43 @@ use std::{fs, path::Path};
 pub(crate) fn measure(pid: u32, model: &Path, predicted: u64) -> Option<u64> {
     let own = own_bytes(pid)?;
     let model = fs::canonicalize(model).ok()?;
-    let mapped =
-        fs::read_to_string(format!("/proc/{pid}/smaps")).map_or(0, |maps| mapped(&maps, &model));
+    let maps = |pid: u32| fs::read_to_string(format!("/proc/{pid}/smaps")).ok();
+    let each = tree(pid).into_iter().filter_map(maps);
+    // Several processes that map a file share its pages.
+    let mapped = each.map(|maps| mapped(&maps, &model)).max().unwrap_or(0);
     Some(own + mapped.min(predicted.saturating_sub(own)))
 }
 
-/// Bytes that are the process's own, and not pages of a file that the system could drop.
+/// Bytes that are the process's own and its descendants', and not pages of a file that the system could drop.
 pub(crate) fn own_bytes(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(field(&status, "RssAnon:")?.saturating_add(field(&status, "RssShmem:")?))
+    let own = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(field(&status, "RssAnon:")?.saturating_add(field(&status, "RssShmem:")?))
+    };
+    let below = tree(pid).into_iter().skip(1).filter_map(own).sum::<u64>();
+    Some(own(pid)? + below)
+}
+
+/// A process and all that it started, and what those started. Our own engines start nothing.
+fn tree(pid: u32) -> Vec<u32> {
+    let mut tree = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = tree.get(next) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children = children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok());
+            tree.extend(
+                children
+                    .filter(|pid| !tree.contains(pid))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        next += 1;
+    }
+    tree
 }
 
 /// The value of a line such as `RssAnon:     1234 kB`, in bytes.

@@ -1,6 +1,8 @@
 //! One child from its start to its end. There is one way to end it, and it is always waited for.
 
 use std::{
+    io,
+    net::SocketAddr,
     path::PathBuf,
     pin::pin,
     process::ExitStatus,
@@ -17,14 +19,20 @@ use futures::{FutureExt, future::FusedFuture};
 use rustix::process::Signal;
 use tokio::{
     io::BufReader,
-    process::{Child, ChildStderr, ChildStdout},
+    process::{Child, ChildStderr, ChildStdout, Command},
     sync::{oneshot, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Client, Launch, LogRing, Spawner, log_ring::next_line, predict::refusal, process::signal_group,
+    Client, Launch, LogRing, Spawner,
+    client::Peculiar,
+    foreign,
+    log_ring::next_line,
+    predict::refusal,
+    process::signal_group,
+    wire::{Address, Wire},
 };
 
 /// How long a child has between being asked to end and being killed.
@@ -126,20 +134,20 @@ pub(crate) async fn start(
     start: Start,
     abort: &CancellationToken,
 ) -> Result<Engine, StartError> {
-    let child = spawner
-        .spawn(start.launch.serve(&start.socket))
-        .await
-        .map_err(|error| StartError {
-            error: Error::new(
-                ErrorCode::EngineUnavailable,
-                format!("can't start the engine: {error}"),
-            ),
-            crashed: false,
-        })?;
+    let not_started = |error: io::Error| StartError {
+        error: Error::new(
+            ErrorCode::EngineUnavailable,
+            format!("can't start the engine: {error}"),
+        ),
+        crashed: false,
+    };
+    let (command, address) = call(&start).map_err(not_started)?;
+    let child = spawner.spawn(command).await.map_err(not_started)?;
     let pid = child.id().unwrap_or(0);
     let (life, hello) = attend(child, spawner.clone(), tasks, &start);
+    let wire = Wire::new(address);
     let outcome = tokio::select! {
-        outcome = timeout(start.load_timeout, greeting(hello, &life, &start.log)) => outcome,
+        outcome = timeout(start.load_timeout, ready(&start, &wire, hello, &life)) => outcome,
         () = abort.cancelled() => Ok(Err(StartError { error: unloaded(), crashed: false })),
     };
     let too_late = || StartError {
@@ -156,7 +164,7 @@ pub(crate) async fn start(
     match ready {
         Ok(card) => Ok(Engine {
             card,
-            client: Client::new(&start.socket, start.hang_timeout, life.clone()),
+            client: Client::new(wire, start.hang_timeout, life.clone(), peculiar(&start)),
             pid,
             life,
             threads: AtomicU32::new(start.launch.threads),
@@ -169,6 +177,55 @@ pub(crate) async fn start(
     }
 }
 
+/// How the child is called, and where it will listen.
+fn call(start: &Start) -> io::Result<(Command, Address)> {
+    let Some(foreign) = &start.launch.foreign else {
+        let command = start.launch.serve(&start.socket);
+        return Ok((command, Address::Socket(start.socket.clone())));
+    };
+    let port = foreign::free_port()?;
+    let address = Address::Port(SocketAddr::from(([127, 0, 0, 1], port)));
+    Ok((foreign.serve(&start.launch, port), address))
+}
+
+fn peculiar(start: &Start) -> Option<Peculiar> {
+    let foreign = start.launch.foreign.as_ref()?;
+    Some(Peculiar {
+        health: foreign.engine.health.clone(),
+        model: foreign.model_name(&start.launch),
+    })
+}
+
+/// Ours says so by itself; a foreign engine is asked again and again.
+async fn ready(
+    start: &Start,
+    wire: &Wire,
+    hello: oneshot::Receiver<Hello>,
+    life: &Life,
+) -> Result<EngineCard, StartError> {
+    let Some(foreign) = &start.launch.foreign else {
+        return greeting(hello, life, &start.log).await;
+    };
+    tokio::select! {
+        () = foreign::healthy(wire, &foreign.engine.health) => {
+            let length = foreign::told_length(wire).await;
+            Ok(foreign.card(&start.launch, length))
+        }
+        end = life.ended() => Err(died_loading(end, &start.log)),
+    }
+}
+
+fn died_loading(end: End, log: &LogRing) -> StartError {
+    let mut error = end.error;
+    if let Some(line) = log.last() {
+        error.message = format!("{} while loading; its last words: {line}", error.message);
+    }
+    StartError {
+        error,
+        crashed: true,
+    }
+}
+
 /// The child's first word, or the news that it died without one.
 async fn greeting(
     hello: oneshot::Receiver<Hello>,
@@ -176,14 +233,7 @@ async fn greeting(
     log: &LogRing,
 ) -> Result<EngineCard, StartError> {
     let Ok(hello) = hello.await else {
-        let mut error = life.ended().await.error;
-        if let Some(line) = log.last() {
-            error.message = format!("{} while loading; its last words: {line}", error.message);
-        }
-        return Err(StartError {
-            error,
-            crashed: true,
-        });
+        return Err(died_loading(life.ended().await, log));
     };
     if hello.fusion != DIALECT {
         let message = format!("the engine speaks dialect {}, not {DIALECT}", hello.fusion);

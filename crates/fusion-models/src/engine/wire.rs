@@ -1,4 +1,4 @@
-//! HTTP/1.1 over a child's socket, each connection driven by the task that uses it.
+//! HTTP/1.1 over a child's socket or port, each connection driven by the task that uses it.
 //!
 //! A client library hands every connection to a task of its own, and every request and piece of an answer then crosses
 //! between two tasks. Here nobody else is woken: the caller's task moves the bytes itself, which halves the added latency.
@@ -6,7 +6,8 @@
 use std::{
     future::poll_fn,
     io,
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -21,7 +22,10 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
 
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 32;
@@ -33,9 +37,17 @@ pub(crate) type WireError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(crate) struct Wire(Arc<Shared>);
 
+/// Where a child listens.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Socket(PathBuf),
+    /// A foreign engine's: it may close a connection between two requests, so that each has one of its own.
+    Port(SocketAddr),
+}
+
 #[derive(Debug)]
 struct Shared {
-    socket: PathBuf,
+    address: Address,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -43,7 +55,7 @@ struct Shared {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Moves bytes while it is polled, and only then.
-    driver: Pin<Box<http1::Connection<TokioIo<UnixStream>, Full<Bytes>>>>,
+    driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
 }
 
 /// An answer whose head has arrived. Dropped before its end, it closes the connection.
@@ -56,12 +68,11 @@ pub(crate) struct Response {
 }
 
 impl Wire {
-    pub(crate) fn new(socket: &Path) -> Self {
-        let shared = Shared {
-            socket: socket.to_owned(),
+    pub(crate) fn new(address: Address) -> Self {
+        Self(Arc::new(Shared {
+            address,
             idle: Mutex::default(),
-        };
-        Self(Arc::new(shared))
+        }))
     }
 
     /// # Errors
@@ -74,15 +85,20 @@ impl Wire {
     ) -> Result<Response, WireError> {
         let mut connection = match self.idle() {
             Some(connection) => connection,
-            None => Connection::open(&self.0.socket).await?,
+            None => Connection::open(&self.0.address).await?,
         };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
+            .header(header::CONTENT_TYPE, "application/json");
+        request = match &self.0.address {
             // The host is never looked at: the socket is the address.
-            .header(header::HOST, "engine")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            Address::Socket(_) => request.header(header::HOST, "engine"),
+            Address::Port(address) => request
+                .header(header::HOST, address.to_string())
+                .header(header::CONNECTION, "close"),
+        };
+        let request = request.body(Full::new(body))?;
         let answer = connection.sender.send_request(request);
         let (head, body) = connection.driver.drive(answer).await?.into_parts();
         Ok(Response {
@@ -107,8 +123,15 @@ impl Wire {
 }
 
 impl Connection {
-    async fn open(socket: &Path) -> Result<Self, WireError> {
-        let stream = UnixStream::connect(socket).await?;
+    async fn open(address: &Address) -> Result<Self, WireError> {
+        let stream = match address {
+            Address::Socket(path) => Stream::Socket(UnixStream::connect(path).await?),
+            Address::Port(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Stream::Port(stream)
+            }
+        };
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         let mut connection = Self {
             sender,
@@ -117,6 +140,68 @@ impl Connection {
         let Self { sender, driver } = &mut connection;
         driver.drive(sender.ready()).await?;
         Ok(connection)
+    }
+}
+
+/// Either kind of connection.
+#[derive(Debug)]
+enum Stream {
+    Socket(UnixStream),
+    Port(TcpStream),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Port(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Socket(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Port(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Socket(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Port(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Port(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Port(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 
@@ -130,7 +215,7 @@ trait Drive {
         E: Into<WireError>;
 }
 
-impl Drive for Pin<Box<http1::Connection<TokioIo<UnixStream>, Full<Bytes>>>> {
+impl Drive for Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>> {
     async fn drive<T, E>(
         &mut self,
         waiting: impl Future<Output = Result<T, E>>,

@@ -17,7 +17,7 @@ use crate::{
     ModelInfo, UnloadReport,
     catalog::Definition,
     catalog::adapters,
-    engine::{Engine, LogRing},
+    engine::{Engine, Limiter, LogRing},
     memory::Learned,
     scheduler::board::{Model, State},
     stats::Stats,
@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct Entry {
     pub(super) definition: Arc<Definition>,
     pub(super) engine: Option<Arc<Engine>>,
+    /// Where the engine's slots are found while it runs.
+    pub(super) limiter: Option<Limiter>,
     /// Gives up the start that is under way.
     pub(super) abort: CancellationToken,
     pub(super) log: LogRing,
@@ -58,6 +60,7 @@ impl Entry {
         Self {
             definition: Arc::new(definition),
             engine: None,
+            limiter: None,
             abort: CancellationToken::new(),
             log: LogRing::default(),
             known: learned.map(|learned| learned.card),

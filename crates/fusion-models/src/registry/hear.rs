@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Diagnostics, EvictionReason, LoadPlan, LoadReport, UnloadReport,
     catalog::{Definition, Origin},
-    engine::{End, StartError, Stop},
+    engine::{End, Limiter, Outcome, StartError, Stop},
     memory::{Learned, Need},
     routing, scheduler,
     scheduler::board::{Incarnation, Model, State, Waiter, WaiterId, Want},
@@ -76,6 +76,7 @@ impl Registry {
                 sample,
                 error,
             } => {
+                self.adapt(&model, incarnation, held, sample, error.is_some());
                 self.board.release(&model, incarnation, held, now);
                 if let (Some(entry), Some(sample)) = (self.entries.get_mut(&model), sample) {
                     entry.stats.add(sample);
@@ -430,8 +431,12 @@ impl Registry {
                 entry.measured = Some(bytes);
                 entry.load_time = Some(load_time);
                 entry.loaded_at = Some(Timestamp::now());
-                self.board
-                    .started(id, incarnation, bytes, engine.card.slots, now);
+                entry.limiter =
+                    (entry.definition.setup.auto_slots).then(|| Limiter::new(engine.card.slots));
+                let slots = entry
+                    .limiter
+                    .map_or(engine.card.slots, |found| found.limit());
+                self.board.started(id, incarnation, bytes, slots, now);
                 entry.engine = Some(engine);
             }
             Err(StartError { error, crashed }) => {
@@ -441,6 +446,33 @@ impl Registry {
                     .start_failed(id, incarnation, error, crashed, now);
                 self.left(id);
             }
+        }
+    }
+
+    /// A request came back: as many slots as the engine is found to be good for.
+    fn adapt(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        held: Duration,
+        sample: Option<stats::Sample>,
+        failed: bool,
+    ) {
+        let (Some(entry), Some(model)) = (self.entries.get_mut(id), self.board.models.get_mut(id))
+        else {
+            return;
+        };
+        let Some(limiter) = &mut entry.limiter else {
+            return;
+        };
+        // A client that went away says nothing of the engine.
+        let pace = sample.map(|sample| held.as_secs_f64() / sample.work());
+        if model.incarnation == incarnation && (failed || pace.is_some()) {
+            limiter.observe(Outcome {
+                pace: pace.filter(|_| !failed),
+                in_flight: model.leases,
+            });
+            model.slots = limiter.limit();
         }
     }
 

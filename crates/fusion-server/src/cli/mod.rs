@@ -1,5 +1,6 @@
 //! The command line: `serve` runs the server, the rest talks to one or works on files.
 
+mod child;
 mod client;
 mod output;
 mod progress;
@@ -25,6 +26,9 @@ pub(crate) fn run() -> ExitCode {
         Some((name, arguments)) => (name, arguments),
         None => return ExitCode::from(USAGE),
     };
+    if name == child::NAME {
+        return child::run(arguments);
+    }
     let output = Output::new(arguments.get_flag("json"));
     match dispatch(name, arguments, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +56,7 @@ fn command() -> Command {
             |_| true,
         ))
         .subcommand(with_settings(pull::command(), |key| key == "paths.models"))
+        .subcommand(child::command())
         .subcommands(client::commands())
         .subcommand(
             Command::new("keys")

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use fusion_models::{Concurrency, ForeignEngine};
 use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) engine_dirs: Vec<PathBuf>,
     pub(crate) models: Models,
     pub(crate) definitions: Vec<Definition>,
+    /// Servers of others that models can name, those that are known anyway included.
+    pub(crate) foreign: Vec<ForeignEngine>,
     pub(crate) launch: Option<Launch>,
     pub(crate) features: Features,
     pub(crate) jobs: Jobs,
@@ -91,7 +94,7 @@ pub(crate) struct Definition {
     pub(crate) pinned: bool,
     pub(crate) priority: Option<Priority>,
     pub(crate) context_length: Option<u32>,
-    pub(crate) concurrency: Option<u32>,
+    pub(crate) concurrency: Option<Concurrency>,
     pub(crate) engine: Option<String>,
     #[serde(default)]
     pub(crate) options: BTreeMap<String, String>,
@@ -174,6 +177,7 @@ impl Config {
             engine_dirs: reader.take("paths.engines"),
             models: Models::take(reader),
             definitions: reader.take_list("model"),
+            foreign: foreign(reader),
             launch: Launch::take(reader),
             features: Features {
                 fusion: reader.take("features.fusion"),
@@ -305,6 +309,20 @@ impl Jobs {
             max_attempts: reader.take("jobs.max_attempts"),
         }
     }
+}
+
+/// The known ones, and those that the file defines, which take the place of known ones of their name.
+fn foreign(reader: &mut Reader) -> Vec<ForeignEngine> {
+    let defined: Vec<ForeignEngine> = reader.take_list("engine");
+    for (index, engine) in defined.iter().enumerate() {
+        if let Some(problem) = engine.problem() {
+            reader.problem(&format!("engine[{index}]"), problem);
+        }
+    }
+    let mut all = ForeignEngine::known();
+    all.retain(|known| defined.iter().all(|engine| engine.name != known.name));
+    all.extend(defined);
+    all
 }
 
 fn lay_over(reader: &mut Reader, sources: &Sources<'_>) {
@@ -481,6 +499,32 @@ mod tests {
                 "{key} is missing in {problems:#?}"
             );
         }
+    }
+
+    #[test]
+    fn foreign_engines_are_defined_and_checked() {
+        let engine =
+            |command: &str| format!("[[engine]]\nname = \"llama-server\"\ncommand = [{command}]\n");
+        let config = read(&[], &[], &engine("\"mine\", \"{model}\", \"{port}\"")).unwrap();
+        let named = |name| {
+            config
+                .foreign
+                .iter()
+                .filter(move |engine| engine.name == name)
+        };
+        assert_eq!(named("mlx_lm").count(), 1);
+        let [mine] = named("llama-server").collect::<Vec<_>>()[..] else {
+            panic!("the known one is still there")
+        };
+        assert_eq!(
+            (mine.command[0].as_str(), mine.health.as_str()),
+            ("mine", "/health")
+        );
+        let Invalid(problems) = read(&[], &[], &engine("\"mine\", \"{modle}\"")).unwrap_err();
+        assert!(
+            problems[0].contains("engine[0]") && problems[0].contains("{modle}"),
+            "{problems:?}"
+        );
     }
 
     #[test]

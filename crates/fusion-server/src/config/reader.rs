@@ -127,7 +127,9 @@ fn merge(under: &mut Table, over: Table, path: &str, problems: &mut Vec<String>)
             (Some(Value::Table(_)), _) => problems.push(format!("{here}: expected a table")),
             (Some(slot), value) => *slot = value,
             // Lists of tables have no default to stand on.
-            (None, value @ Value::Array(_)) if path.is_empty() && key == "model" => {
+            (None, value @ Value::Array(_))
+                if path.is_empty() && matches!(key.as_str(), "model" | "engine") =>
+            {
                 under.insert(key, value);
             }
             (None, _) => problems.push(format!("{here}: unknown setting")),

@@ -10,8 +10,13 @@
 mod arrows;
 mod bad_input;
 mod budget;
+mod cgroup;
 mod chat;
 mod client;
+mod foreign;
+mod front_door;
+#[path = "../../../fusion-types/tests/it/hostile.rs"]
+mod hostile;
 mod jobs;
 mod kill;
 mod known;
