@@ -2,14 +2,13 @@
 
 import http.client
 import json
-import os
-import shutil
 import socket
 import statistics
 import subprocess
 import threading
 import time
 
+import peers
 from fusiond import Failed, Server
 from load import calm, canary, children, cpu_seconds, median_with_interval
 from models import models_folder
@@ -26,7 +25,7 @@ def measure():
     model = models_folder() / MODEL
     if not model.is_file():
         return f"## Decoding\n\nSkipped: {MODEL} is not there (`make models`).\n"
-    peer = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
+    peer = peers.llama_server()
     with Server(configuration="[models]\nthreads = 1\n") as server:
         load = {"model_path": str(model), "model_id": "m", "model_type": "lm", "context_length": CONTEXT * max(STREAMS)}
         server.call("POST", "/v1/models/load", {**load, "concurrency": max(STREAMS)})

@@ -2,11 +2,10 @@
 
 import http.client
 import json
-import os
-import shutil
 import statistics
 import time
 
+import peers
 from fusiond import Failed, Server
 from llama import MODEL, LlamaServer
 from load import calm, canary, children, cpu_seconds, median_with_interval
@@ -25,7 +24,7 @@ def measure():
     model = models_folder() / MODEL
     if not model.is_file():
         return f"## Prompts\n\nSkipped: {MODEL} is not there (`make models`).\n"
-    peer = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
+    peer = peers.llama_server()
     with Server(configuration="[models]\nthreads = 1\n") as server:
         load = {"model_path": str(model), "model_id": "m", "model_type": "lm", "context_length": CONTEXT * SLOTS}
         server.call("POST", "/v1/models/load", {**load, "concurrency": SLOTS})

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Measures and writes bench/RESULTS.md: `make bench`, or with names of sections (overhead, idle, llama, prompts, stall) only those, printed."""
+"""Measures and writes bench/RESULTS.md: `make bench`, or with names of sections only those, printed. `--rounds N`: so many, not its usual."""
 
+import argparse
 import os
 import platform
 import subprocess
@@ -12,31 +13,52 @@ sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import constrained  # noqa: E402
 import idle  # noqa: E402
 import llama  # noqa: E402
 import overhead  # noqa: E402
 import router  # noqa: E402
 import prompts  # noqa: E402
 import stall  # noqa: E402
+import swap  # noqa: E402
 from fusiond import Failed, executable  # noqa: E402
 
-SECTIONS = {"overhead": overhead, "router": router, "idle": idle, "llama": llama, "prompts": prompts, "stall": stall}
+SECTIONS = {
+    "overhead": overhead,
+    "router": router,
+    "idle": idle,
+    "llama": llama,
+    "prompts": prompts,
+    "stall": stall,
+    "swap": swap,
+    "constrained": constrained,
+}
 RESULTS = ROOT / "bench/RESULTS.md"
 
 
 def main():
     if sys.platform != "linux":
         raise Failed("the benchmarks read /proc and so run on Linux only")
-    chosen = sys.argv[1:] or list(SECTIONS)
+    options = arguments()
+    chosen = options.sections or list(SECTIONS)
     parts = [header()]
     for name in chosen:
         print(f"measuring {name} …", flush=True)
+        if options.rounds and hasattr(SECTIONS[name], "ROUNDS"):
+            SECTIONS[name].ROUNDS = options.rounds
         parts.append(SECTIONS[name].measure())
     text = "\n".join(parts)
     print(text)
-    if chosen == list(SECTIONS):
+    if chosen == list(SECTIONS) and not options.rounds:
         RESULTS.write_text(text)
         print(f"written to {RESULTS.relative_to(ROOT)}")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", choices=[[], *SECTIONS], help=", ".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, help="rounds of each section")
+    return parser.parse_args()
 
 
 def header():
