@@ -9,7 +9,7 @@ BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build models demo test lint bench test-clients
+.PHONY: help setup build models demo test lint bench test-clients soak fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ test: models ## every test, those on real engines and real models included
 	else \
 		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
 	fi
+	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 20
 
 lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
 	cargo fmt --all --check
@@ -45,3 +46,10 @@ bench: build models ## measure and write bench/RESULTS.md
 
 test-clients: build models ## the official openai Python package against a running server
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" scripts/client-check.sh
+
+soak: build models ## five minutes of everything at once, with engines that crash and hang (FOR=N seconds)
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 scripts/soak.py --seconds $(or $(FOR),300)
+
+fuzz: ## many hostile bodies, chunks and event streams (CASES=N a property)
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test -p fusion-types -p fusion-models --lib --test it -- bodies sse translate
+	FUZZ_CASES=$(or $(CASES),20000) cargo test -p fusion-server --test it front_door
