@@ -101,7 +101,7 @@ async fn idle_models_go_and_loads_are_refused_before_the_kernel_kills() {
         Err(why) => return println!("SKIPPED: {why}"),
     };
     let size = [("estimate_mb", "200"), ("resident_mb", "200")];
-    let slow = [&size[..], &[("tokens", "1000"), ("delay_ms", "20")]].concat();
+    let slow = [&size[..], &[("tokens", "1000000"), ("delay_ms", "20")]].concat();
     let home = Home::new()
         .fake("busy", "lm", &slow)
         .fake("idle", "lm", &size)
@@ -119,7 +119,7 @@ async fn idle_models_go_and_loads_are_refused_before_the_kernel_kills() {
     stream.next().await.unwrap();
 
     let mut neighbours = vec![group.neighbour(LIMIT_MB - 560)];
-    let mut idle_is_gone = async |limit| {
+    let idle_is_gone = async |limit| {
         let started = tokio::time::Instant::now();
         while client.look("/v1/models/idle/info").await["status"] != "unloaded" {
             if started.elapsed() > limit {
