@@ -110,10 +110,10 @@ async fn idle_models_go_and_loads_are_refused_before_the_kernel_kills() {
     let mut server = home.start().await;
     group.adopt(server.child.id().unwrap());
     let client = server.client();
-    for model in ["busy", "idle"] {
-        client
-            .ask("/v1/models/load", &json!({ "model_path": model }))
-            .await;
+    // One that isn't pinned would be asked to make room for the next, which then waits instead of being refused.
+    for (model, pinned) in [("busy", true), ("idle", false)] {
+        let load = json!({ "model_path": model, "pinned": pinned });
+        client.ask("/v1/models/load", &load).await;
     }
     let mut stream = client.stream(&chat("busy", "hi", true)).await;
     stream.next().await.unwrap();
