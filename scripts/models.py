@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import gguf_models
+
 HUB_TIMEOUT_SECONDS = 5
 
 
@@ -109,6 +111,7 @@ def main():
     with only_one_at_a_time(folder), staging_folder(folder) as staging:
         missing = [file for file in wanted if not is_there(folder, file, options.verify)]
         fetch(folder, Path(staging), missing)
+        gguf_models.make_all(folder)
     how = "SHA-256 checked" if options.verify else "sizes checked"
     print(f"models: {len(wanted)} files in {folder}" + (f" ({how})" if not missing else ""))
 

@@ -5,11 +5,26 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand};
 use fusion_types::{Error, Result, model::ModelType};
 
+/// What the executable was asked to do.
 #[derive(Parser)]
 #[command(about = "one model in one process, for fusiond", version)]
-pub(crate) struct Command {
+pub struct Command {
     #[command(subcommand)]
     pub(crate) action: Action,
+}
+
+impl Command {
+    /// Reads the process's arguments; ends the process where they are wrong.
+    pub fn read() -> Self {
+        Self::parse()
+    }
+
+    /// What the model is to be loaded as.
+    pub fn model_type(&self) -> ModelType {
+        match &self.action {
+            Action::Serve { launch, .. } | Action::Estimate { launch } => launch.model_type,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -57,6 +72,9 @@ pub struct Launch {
     /// Computation threads.
     #[arg(long, default_value_t = 1)]
     pub threads: u32,
+    /// A folder for what is made of models and can be made again.
+    #[arg(long)]
+    pub cache_dir: Option<PathBuf>,
     /// An engine's own option.
     #[arg(long = "option", value_name = "KEY=VALUE", value_parser = key_value)]
     pub options: Vec<(String, String)>,

@@ -20,8 +20,8 @@ use fusion_types::{
 use futures::stream::BoxStream;
 
 pub use fusion_types as types;
-pub use launch::Launch;
-pub use serve::main;
+pub use launch::{Command, Launch};
+pub use serve::{main, once, run};
 
 /// Deltas, one finish, one usage; or an error as the last item. Dropping it frees the slot.
 pub type ChatStream = BoxStream<'static, Result<ChatEvent>>;

@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fusion_types::{
     Error, ErrorCode,
     chat::ChatRequest,
-    embedding::{EmbedRequest, Vectors},
+    embedding::{EmbedInput, EmbedRequest, Vectors},
     engine::{EngineCard, EngineLimits, EngineStats, TokenizeRequest, TokenizeResponse},
     error::ErrorBody,
     rerank::RerankRequest,
@@ -57,18 +57,11 @@ async fn chat<E: Engine>(State(engine): State<Arc<E>>, body: Bytes) -> Answer<Re
 struct EmbeddingsBody {
     #[serde(default)]
     model: String,
-    input: Input,
+    input: EmbedInput,
     #[serde(default)]
     encoding_format: Encoding,
     #[serde(default)]
     truncate: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-enum Input {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -87,10 +80,6 @@ async fn embeddings<E: Engine>(State(engine): State<Arc<E>>, body: Bytes) -> Ans
         encoding_format,
         truncate,
     } = parse(&body)?;
-    let input = match input {
-        Input::One(text) => vec![text],
-        Input::Many(texts) => texts,
-    };
     let vectors = engine
         .embed(EmbedRequest {
             model: model.clone(),

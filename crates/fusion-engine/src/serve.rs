@@ -8,11 +8,11 @@ use std::{
 };
 
 use axum::serve::ListenerExt;
-use clap::Parser;
 use fusion_types::{
     Error, ErrorCode, Result,
     engine::{DIALECT, EngineCard, Hello, HelloError, HelloOutcome},
 };
+use serde::Serialize;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
@@ -20,41 +20,64 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    Engine, Launch,
-    launch::{Action, Address, Command},
+    Command, Engine, Launch,
+    launch::{Action, Address},
     parent, routes,
 };
 
 /// The whole of an engine's `main`. Logs go to standard error, answers to standard output.
 pub fn main<E: Engine>() -> ExitCode {
+    run::<E>(Command::read())
+}
+
+/// The same for an executable that has engines of several kinds, of which the command line says one.
+pub fn run<E: Engine>(command: Command) -> ExitCode {
+    start_log();
+    let outcome = match command.action {
+        Action::Serve { address, launch } => serve::<E>(&address, &launch),
+        Action::Estimate { launch } => {
+            E::estimate(&launch).and_then(|estimate| print_line(&estimate))
+        }
+    };
+    end(outcome)
+}
+
+/// For work beside the engines' own: prints its result as one line of JSON. Ends with standard input as engines do.
+pub fn once<T: Serialize>(work: impl FnOnce() -> Result<T>) -> ExitCode {
+    start_log();
+    let watched = parent::watch()
+        .map_err(|error| Error::internal(format!("can't watch the parent: {error}")));
+    end(watched
+        .and_then(|()| work())
+        .and_then(|result| print_line(&result)))
+}
+
+/// An error is printed in the place of what was asked for.
+fn end(outcome: Result<()>) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    let hello = HelloOutcome::Error(HelloError {
+        code: error.code.as_str().to_owned(),
+        message: error.message,
+        param: error.param,
+    });
+    // Nobody listens any more where this fails.
+    let _ = print_line(&Hello {
+        fusion: DIALECT,
+        outcome: hello,
+    });
+    ExitCode::FAILURE
+}
+
+/// Sends the log to standard error, as `FUSIOND_LOG` filters it.
+fn start_log() {
     let filter = EnvFilter::try_from_env("FUSIOND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
-
-    let outcome = match Command::parse().action {
-        Action::Serve { address, launch } => serve::<E>(&address, &launch),
-        Action::Estimate { launch } => {
-            E::estimate(&launch).and_then(|estimate| print_line(&estimate))
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let hello = HelloOutcome::Error(HelloError {
-                code: error.code.as_str().to_owned(),
-                message: error.message,
-            });
-            // Nobody listens any more where this fails.
-            let _ = print_line(&Hello {
-                fusion: DIALECT,
-                outcome: hello,
-            });
-            ExitCode::FAILURE
-        }
-    }
 }
 
 fn serve<E: Engine>(address: &Address, launch: &Launch) -> Result<()> {
@@ -118,7 +141,7 @@ fn unavailable(address: impl fmt::Display, error: &io::Error) -> Error {
     )
 }
 
-fn print_line(value: &impl serde::Serialize) -> Result<()> {
+fn print_line(value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(value).map_err(|error| Error::internal(error.to_string()))?;
     line.push(b'\n');
     let mut output = io::stdout().lock();

@@ -1,6 +1,6 @@
 //! One GGUF model, loaded.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use fusion_engine::{
@@ -12,11 +12,7 @@ use fusion_engine::{
         model::{Capability, ModelType},
     },
 };
-use llama_cpp_4::{
-    context::params::LlamaContextParams,
-    fit::{DeviceMemoryEntry, get_device_memory_data},
-    model::LlamaModel,
-};
+use llama_cpp_4::model::{LlamaModel, params::LlamaModelParams};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
@@ -25,10 +21,12 @@ use tokio::{
 use crate::{
     adapters::Adapters,
     decode::{DecodeThread, Job, OUTPUTS},
+    device::Device,
     generation::{Answer, Generation},
     gguf::Gguf,
-    llama,
+    model_file,
     prompt::{Prompt, Template},
+    repack::{self, Source},
     sampler::sampler,
     shape::Shape,
     spans::spans,
@@ -43,6 +41,7 @@ pub struct Llama {
     template: Arc<Template>,
     adapters: Adapters,
     decode: DecodeThread,
+    device: Device,
     /// One permit a stream; it comes back when the stream is dropped, the slot within the step after.
     slots: Arc<Semaphore>,
     card: EngineCard,
@@ -54,8 +53,16 @@ impl Engine for Llama {
         let gguf = Gguf::read(&launch.model)?;
         let shape = Shape::of(launch, &gguf)?;
         let adapters = Adapters::of(launch, &gguf)?;
-        let fingerprint = adapters.fingerprint(gguf.fingerprint()?);
-        let model = Arc::new(load_model(&launch.model)?);
+        let source = Source::of(launch, &gguf)?;
+        let fingerprint = adapters.fingerprint(source.fingerprint.clone());
+        let model = Arc::new(model_file::load(
+            &source.path,
+            &source.model_params(shape.device),
+        )?);
+        if !gguf.is_causal() || model.has_encoder() || !model.has_decoder() {
+            let why = "it is not a model that continues text; a model that makes vectors is loaded as embeddings";
+            return Err(model_file::unusable(&launch.model, why));
+        }
         let template = Arc::new(Template::of(&model));
         let draft = draft_path(launch)
             .map(|path| load_draft(&path, &model))
@@ -84,27 +91,26 @@ impl Engine for Llama {
             template,
             adapters,
             decode,
+            device: shape.device,
             slots: Arc::new(Semaphore::new(shape.slots as usize)),
             card,
         })
     }
 
-    /// The tensors as the file has them, and what llama.cpp says of the context when it plans one without memory.
     fn estimate(launch: &Launch) -> Result<Estimate> {
         let gguf = Gguf::read(&launch.model)?;
         let shape = Shape::of(launch, &gguf)?;
         let adapters = Adapters::of(launch, &gguf)?;
-        llama::backend()?;
-        let (context_bytes, compute) = context_bytes(&launch.model, &shape.context_params())?;
-        let mut estimate = Estimate {
-            weights_bytes: gguf.tensor_bytes + adapters.bytes,
-            context_bytes,
-            compute_bytes: compute + shape.stowed_bytes(context_bytes),
-        };
+        let tensors = repack::tensor_bytes(launch, &gguf)?;
+        let (model, context) = (shape.device.model_params(), shape.context_params());
+        let mut estimate = model_file::estimate(&launch.model, tensors, &model, &context)?;
+        estimate.weights_bytes += adapters.bytes;
+        estimate.compute_bytes += shape.stowed_bytes(estimate.context_bytes);
         if let Some(draft) = draft_path(launch) {
-            estimate.weights_bytes += draft_bytes(&draft)?;
-            let (context, compute) = self::context_bytes(&draft, &shape.draft_params())?;
-            estimate.compute_bytes += context + compute;
+            let (model, context) = (LlamaModelParams::default(), shape.draft_params());
+            let own = model_file::estimate(&draft, draft_bytes(&draft)?, &model, &context)?;
+            estimate.weights_bytes += own.weights_bytes;
+            estimate.compute_bytes += own.context_bytes + own.compute_bytes;
         }
         Ok(estimate)
     }
@@ -165,30 +171,8 @@ impl Engine for Llama {
     }
 
     fn set_threads(&self, threads: u32) {
-        self.decode.set_threads(threads);
+        self.decode.set_threads(self.device.allowed(threads));
     }
-}
-
-/// What llama.cpp says of a context's KV cache and scratch when it plans one without memory.
-fn context_bytes(path: &Path, context: &LlamaContextParams) -> Result<(u64, u64)> {
-    let model = Shape::model_params();
-    let report = llama::attempt(|| get_device_memory_data(path, &model, context, llama::ERROR))
-        .map_err(|why| unusable(path, &why))?;
-    let sum = |bytes: fn(&DeviceMemoryEntry) -> usize| {
-        report.entries.iter().map(|entry| bytes(entry) as u64).sum()
-    };
-    Ok((sum(|entry| entry.context), sum(|entry| entry.compute)))
-}
-
-fn load_model(path: &Path) -> Result<LlamaModel> {
-    let backend = llama::backend()?;
-    let model =
-        llama::attempt(|| LlamaModel::load_from_file(backend, path, &Shape::model_params()))
-            .map_err(|why| unusable(path, &why))?;
-    if model.has_encoder() || !model.has_decoder() {
-        return Err(unusable(path, "it is not a model that continues text"));
-    }
-    Ok(model)
 }
 
 /// Tokens that may be generated: what is asked for, within what the prompt leaves of the context.
@@ -210,12 +194,4 @@ fn allowed(prompt: &Prompt, request: &ChatRequest, context_length: usize) -> Res
     Ok(request
         .max_tokens
         .map_or(room, |most| room.min(most as usize)))
-}
-
-fn unusable(path: &Path, why: &str) -> Error {
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy();
-    Error::invalid("model", format!("{name} can't be used: {why}"))
 }

@@ -7,18 +7,33 @@
 
 mod adapters;
 mod decode;
+mod device;
+mod embed;
 mod engine;
 mod generation;
 mod gguf;
 mod grammar;
 mod llama;
+mod model_file;
+mod off_thread;
+mod options;
 mod prompt;
+mod quantize;
+mod quantize_command;
+mod repack;
 mod reply;
+mod rerank;
 mod sampler;
 mod schema;
 mod shape;
+mod slots;
 mod spans;
 mod speculation;
 mod text;
+mod word_spans;
+mod worker;
 
+pub use embed::Embedder;
 pub use engine::Llama;
+pub use quantize_command::quantize;
+pub use rerank::Reranker;

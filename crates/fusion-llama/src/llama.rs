@@ -19,6 +19,9 @@ static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
 /// The first error that llama.cpp logged since an attempt began: it says why, where its functions only say that they failed.
 static CAUSE: Mutex<Option<String>> = Mutex::new(None);
 
+/// What llama.cpp logged since somebody began to listen.
+static TRANSCRIPT: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
 /// # Errors
 /// `engine_unavailable` where llama.cpp can't start.
 pub(crate) fn backend() -> Result<&'static LlamaBackend> {
@@ -41,6 +44,15 @@ pub(crate) fn attempt<T, E: fmt::Display>(
     work().map_err(|error| cause().take().unwrap_or_else(|| error.to_string()))
 }
 
+/// Runs something of llama.cpp, and hands out the lines that it logged meanwhile.
+pub(crate) fn transcribe<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    let transcript = || TRANSCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
+    *transcript() = Some(Vec::new());
+    let outcome = work();
+    let lines = transcript().take();
+    (outcome, lines.unwrap_or_default())
+}
+
 fn cause() -> MutexGuard<'static, Option<String>> {
     CAUSE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -60,6 +72,13 @@ unsafe extern "C" fn log_line(level: u32, text: *const c_char, _user_data: *mut 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives until this function returns.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let text = text.trim();
+    if let Some(lines) = TRANSCRIPT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_mut()
+    {
+        lines.push(text.to_owned());
+    }
     match level {
         _ if text.is_empty() || text == "." => {}
         ERROR => {

@@ -7,10 +7,23 @@ use fusion_engine::{
     types::{Error, Result, model::ModelType},
 };
 use llama_cpp_4::{
-    context::params::LlamaContextParams, max_parallel_sequences, model::params::LlamaModelParams,
+    context::params::LlamaContextParams, max_parallel_sequences, quantize::GgmlType,
 };
 
-use crate::{decode::MOST_STREAMS, gguf::Gguf, speculation::Speculation};
+use crate::{decode::MOST_STREAMS, device::Device, gguf::Gguf, options, speculation::Speculation};
+
+/// The launch options of a model that generates.
+const OPTIONS: [&str; 9] = [
+    "kv",
+    "kv_type",
+    "repack",
+    "prefix_cache_mb",
+    "speculate",
+    "draft_max",
+    "draft_p_min",
+    "draft_model",
+    "adapters",
+];
 
 /// What a slot can hold when nobody says otherwise and the model was trained on more: enough for long documents. KV memory is
 /// reserved at once and counts in the estimate.
@@ -37,19 +50,18 @@ pub(crate) enum Kv {
 
 impl Kv {
     fn of(launch: &Launch) -> Result<Self> {
-        match launch.option("kv") {
-            None | Some("shared") => Ok(Self::Shared),
-            Some("split") => Ok(Self::Split),
-            Some(_) => Err(Error::invalid("options.kv", "kv must be shared or split")),
-        }
+        let values = [("shared", Self::Shared), ("split", Self::Split)];
+        Ok(options::one_of(launch, "kv", &values)?.unwrap_or(Self::Shared))
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kv: Kv,
+    /// What keys and values are stored as: less than half precision takes less memory, and answers differ a little.
+    kv_type: GgmlType,
     pub(crate) slots: u32,
-    pub(crate) threads: u32,
+    pub(crate) device: Device,
     /// For all slots.
     context_total: NonZeroU32,
     pub(crate) speculation: Speculation,
@@ -68,6 +80,7 @@ impl Shape {
                 "a GGUF model of type {name}"
             )));
         }
+        options::check_names(launch, &[&OPTIONS[..], &Device::OPTIONS].concat())?;
         let most = u32::try_from(max_parallel_sequences()).unwrap_or(u32::MAX);
         if !(1..=most).contains(&launch.slots) {
             return Err(Error::invalid(
@@ -97,8 +110,9 @@ impl Shape {
             })?;
         Ok(Self {
             kv,
+            kv_type: kv_type(launch)?,
             slots: launch.slots,
-            threads: launch.threads.max(1),
+            device: Device::of(launch)?,
             context_total,
             speculation: Speculation::of(launch)?,
             stowed_bytes: megabytes(launch, "prefix_cache_mb")?,
@@ -111,17 +125,16 @@ impl Shape {
             .unwrap_or_else(|| context_bytes.min(STOWED_BYTES))
     }
 
-    pub(crate) fn model_params() -> LlamaModelParams {
-        LlamaModelParams::default()
-    }
-
     pub(crate) fn context_params(self) -> LlamaContextParams {
-        let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
+        let threads = i32::try_from(self.device.threads).unwrap_or(i32::MAX);
         let most_guesses = u32::try_from(self.speculation.most * MOST_STREAMS).unwrap_or(u32::MAX);
         LlamaContextParams::default()
             .with_n_ctx(Some(self.context_total))
             .with_n_seq_max(self.slots)
             .with_kv_unified(self.kv == Kv::Shared)
+            // llama.cpp turns flash attention on by itself where a quantized V needs it.
+            .with_cache_type_k(self.kv_type)
+            .with_cache_type_v(self.kv_type)
             .with_n_batch(BATCH.max(self.slots))
             .with_n_ubatch(BATCH.max(self.slots))
             .with_n_outputs_max(self.slots + most_guesses)
@@ -146,4 +159,20 @@ fn megabytes(launch: &Launch, option: &str) -> Result<Option<u64>> {
         let message = format!("{option} must be a whole number of megabytes");
         Error::invalid(format!("options.{option}"), message)
     })
+}
+
+/// The types that llama.cpp stores keys and values as: the launch option `kv_type`.
+fn kv_type(launch: &Launch) -> Result<GgmlType> {
+    let values = [
+        ("f32", GgmlType::F32),
+        ("f16", GgmlType::F16),
+        ("bf16", GgmlType::BF16),
+        ("q8_0", GgmlType::Q8_0),
+        ("q5_1", GgmlType::Q5_1),
+        ("q5_0", GgmlType::Q5_0),
+        ("q4_1", GgmlType::Q4_1),
+        ("q4_0", GgmlType::Q4_0),
+        ("iq4_nl", GgmlType::IQ4NL),
+    ];
+    Ok(options::one_of(launch, "kv_type", &values)?.unwrap_or(GgmlType::F16))
 }

@@ -3,6 +3,8 @@
 use fusion_engine::types::{Error, ErrorCode, Result};
 use llama_cpp_4::model::{AddBos, LlamaModel, Special};
 
+use crate::word_spans::word_spans;
+
 /// Byte spans of the text's tokens, in order; special tokens are not looked for, and none are added.
 ///
 /// # Errors
@@ -11,6 +13,9 @@ use llama_cpp_4::model::{AddBos, LlamaModel, Special};
 pub(crate) fn spans(model: &LlamaModel, text: &str) -> Result<Vec<(u32, u32)>> {
     u32::try_from(text.len())
         .map_err(|_| Error::invalid("texts", "a text is longer than 4 GiB"))?;
+    if changes_text(model) {
+        return word_spans(model, text);
+    }
     let tokens = model
         .str_to_token_with_special(text, AddBos::Never, Special::Plaintext)
         .map_err(|error| Error::invalid("texts", format!("a text can't be tokenized: {error}")))?;
@@ -35,6 +40,11 @@ pub(crate) fn spans(model: &LlamaModel, text: &str) -> Result<Vec<(u32, u32)>> {
     } else {
         Err(unaligned())
     }
+}
+
+/// llama.cpp's numbers of the vocabularies that [`word_spans`] is for: word pieces and unigrams.
+fn changes_text(model: &LlamaModel) -> bool {
+    matches!(model.get_vocab().vocab_type(), 3 | 4)
 }
 
 /// How many bytes of the text a token covers. SentencePiece puts a space before the first word that the text doesn't have.

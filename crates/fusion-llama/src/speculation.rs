@@ -10,9 +10,9 @@ use fusion_engine::{
     Launch,
     types::{Error, Result},
 };
-use llama_cpp_4::model::LlamaModel;
+use llama_cpp_4::model::{LlamaModel, params::LlamaModelParams};
 
-use crate::{decode::differs, gguf::Gguf, llama, shape::Shape};
+use crate::{decode::differs, gguf::Gguf, llama};
 
 /// Tokens guessed at once, unless the option `draft_max` says otherwise.
 const MOST: usize = 4;
@@ -67,7 +67,7 @@ pub(crate) fn draft_bytes(path: &Path) -> Result<u64> {
 pub(crate) fn load_draft(path: &Path, model: &LlamaModel) -> Result<Arc<LlamaModel>> {
     read(path)?;
     let backend = llama::backend()?;
-    let load = || LlamaModel::load_from_file(backend, path, &Shape::model_params());
+    let load = || LlamaModel::load_from_file(backend, path, &LlamaModelParams::default());
     let draft = llama::attempt(load).map_err(|why| unusable(&why))?;
     if draft.is_recurrent() || draft.is_hybrid() {
         return Err(unusable("its memory can't be cut back to what was right"));

@@ -14,6 +14,7 @@ mod lease;
 mod machine;
 mod memory;
 mod models;
+mod quantize;
 mod registry;
 mod report;
 mod routing;
@@ -25,6 +26,7 @@ pub use config::{
 };
 pub use machine::{MachineMemory, MemoryReader};
 pub use models::Models;
+pub use quantize::{Quantize, Quantized, quantize};
 pub use report::{
     Diagnostics, Eviction, EvictionReason, ForgetReport, LoadPlan, LoadReport, LoadRequest,
     ModelInfo, ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, UnloadReport,

@@ -239,7 +239,7 @@ fn definition(definition: &Definition) -> ModelDefinition {
 }
 
 /// Beside this executable, then where the configuration says.
-fn engine_dirs(config: &Config) -> Vec<PathBuf> {
+pub(crate) fn engine_dirs(config: &Config) -> Vec<PathBuf> {
     let beside = env::current_exe()
         .ok()
         .and_then(|path| path.parent().map(PathBuf::from));

@@ -36,6 +36,7 @@ async fn main() {
             context_length: Some(512),
             slots: 1,
             threads: 1,
+            cache_dir: None,
             options: vec![("backend".to_owned(), backend.to_owned())],
         })
         .unwrap();
@@ -56,7 +57,7 @@ async fn measure(engine: &Tensor, rows: usize, length: usize) -> f64 {
     let request = EmbedRequest {
         model: "m".to_owned(),
         // Each word is one token; two more are special.
-        input: vec!["river ".repeat(length - 2); rows],
+        input: vec!["river ".repeat(length - 2); rows].into(),
         truncate: false,
     };
     engine.embed(request.clone()).await.unwrap();

@@ -7,7 +7,7 @@ use fusion_engine::{
     Engine, Launch,
     types::{
         Error, ErrorCode, Result,
-        embedding::{EmbedRequest, Vectors},
+        embedding::{EmbedInput, EmbedRequest, Vectors},
         engine::{EngineCard, EngineStats, Estimate},
         model::{Capability, ModelType},
         rerank::{RerankRequest, Score, Scores},
@@ -112,7 +112,10 @@ impl Engine for Tensor {
 
     async fn embed(&self, request: EmbedRequest) -> Result<Vectors> {
         let _slot = self.slot()?;
-        let mut sequences = self.tokens(request.input).await?;
+        let mut sequences = match request.input {
+            EmbedInput::Texts(texts) => self.tokens(texts).await?,
+            EmbedInput::Tokens(rows) => self.given_tokens(rows)?,
+        };
         if !request.truncate {
             for (index, tokens) in sequences.iter().enumerate() {
                 self.check_length(tokens, "input", Some(index))?;
@@ -128,8 +131,8 @@ impl Engine for Tensor {
         })
     }
 
-    /// MaxSim over token vectors: see [`crate::readout`]. Documents are cut at the model's length; a query that is longer
-    /// is refused, since half a question asks something else.
+    /// MaxSim over token vectors: see [`crate::readout`]. A query that is too long is refused, since half a question asks
+    /// something else.
     async fn rerank(&self, request: RerankRequest) -> Result<Scores> {
         let _slot = self.slot()?;
         let mut texts = request.documents;
@@ -139,6 +142,11 @@ impl Engine for Tensor {
             .pop()
             .ok_or_else(|| Error::internal("the query got lost"))?;
         self.check_length(&query, "query", None)?;
+        if !request.truncate {
+            for (index, tokens) in documents.iter().enumerate() {
+                self.check_length(tokens, "documents", Some(index))?;
+            }
+        }
         let tokens = self.truncate(&mut documents).saturating_add(count(&query));
 
         let query = self
@@ -186,6 +194,23 @@ impl Tensor {
         off_thread(move || texts.iter().map(|text| tokenizer.tokens(text)).collect()).await
     }
 
+    /// Ids that a client made are computed as they are.
+    fn given_tokens(&self, rows: Vec<Vec<u32>>) -> Result<Vec<Tokens>> {
+        for (index, ids) in rows.iter().enumerate() {
+            if ids.is_empty() {
+                return Err(Error::invalid(
+                    "input",
+                    format!("input[{index}] has no tokens"),
+                ));
+            }
+            if let Some(unknown) = ids.iter().find(|id| !self.tokenizer.knows(**id)) {
+                let what = format!("input[{index}]: the model has no token {unknown}");
+                return Err(Error::invalid("input", what));
+            }
+        }
+        Ok(rows.into_iter().map(Tokens::given).collect())
+    }
+
     fn check_length(&self, tokens: &Tokens, param: &str, index: Option<usize>) -> Result<()> {
         let (length, limit) = (tokens.len(), self.max_tokens);
         if length <= limit {
@@ -221,6 +246,10 @@ async fn off_thread<T: Send + 'static>(
 
 fn find(launch: &Launch) -> Result<(Folder, Weights)> {
     refuse_other_types(launch.model_type)?;
+    if let Some((name, _)) = launch.options.iter().find(|(name, _)| name != "backend") {
+        let message = format!("the tensor engine has no option {name}; it has backend");
+        return Err(Error::invalid(format!("options.{name}"), message));
+    }
     let wish: Wish = launch
         .option("backend")
         .map_or(Ok(Wish::Auto), str::parse)?;

@@ -27,6 +27,14 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
+    /// Ids that a client made, of which none is known to be special.
+    pub(crate) fn given(ids: Vec<u32>) -> Self {
+        Self {
+            body: 0..ids.len(),
+            ids,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }
@@ -92,6 +100,10 @@ impl TextTokenizer {
             body: start..special.len() - tail,
             ids: encoding.get_ids().to_vec(),
         })
+    }
+
+    pub(crate) fn knows(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
     }
 
     /// `[start, end)` bytes of the text for each of its tokens, special ones left out, however long the text is.

@@ -29,6 +29,9 @@ pub struct HelloError {
     /// A code of the contract.
     pub code: String,
     pub message: String,
+    /// What of the launch is at fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
 }
 
 /// What a loaded model can do; also the answer of `GET /engine/ready`.

@@ -8,6 +8,9 @@ pub struct RerankRequest {
     pub model: String,
     pub query: String,
     pub documents: Vec<String>,
+    /// Cut documents that are longer than the model reads; without it, such a one is `context_length_exceeded`.
+    #[serde(default)]
+    pub truncate: bool,
 }
 
 /// How relevant the document at `index` of the request is; higher is better, comparable within one answer only.

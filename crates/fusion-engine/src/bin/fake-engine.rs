@@ -18,7 +18,7 @@ use fusion_engine::{ChatStream, Engine, Launch};
 use fusion_types::{
     Error, ErrorCode, Result,
     chat::{ChatEvent, ChatRequest, Delta, FinishReason, Usage},
-    embedding::{EmbedRequest, Vectors},
+    embedding::{EmbedInput, EmbedRequest, Vectors},
     engine::{EngineCard, EngineStats, Estimate},
     model::{Capability, ModelType},
     rerank::{RerankRequest, Score, Scores},
@@ -142,9 +142,13 @@ impl Engine for Fake {
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Vectors> {
-        let data: Vec<f32> = request.input.iter().flat_map(|text| embed(text)).collect();
-        let tokens = request
-            .input
+        let texts = match request.input {
+            EmbedInput::Texts(texts) => texts,
+            // A token is a word that is a number.
+            EmbedInput::Tokens(rows) => rows.iter().map(|row| written(row)).collect(),
+        };
+        let data: Vec<f32> = texts.iter().flat_map(|text| embed(text)).collect();
+        let tokens = texts
             .iter()
             .flat_map(|text| text.split_whitespace())
             .count();
@@ -241,6 +245,11 @@ impl Answer {
 }
 
 /// A bag of hashed words, normalised: texts that share words are near.
+fn written(tokens: &[u32]) -> String {
+    let words: Vec<_> = tokens.iter().map(ToString::to_string).collect();
+    words.join(" ")
+}
+
 fn embed(text: &str) -> Vec<f32> {
     let mut row = vec![0.0_f32; DIMENSION];
     for word in text.split_whitespace() {

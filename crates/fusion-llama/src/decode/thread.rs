@@ -71,7 +71,7 @@ impl DecodeThread {
         draft: Option<Arc<LlamaModel>>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        shared.threads.store(shape.threads, Relaxed);
+        shared.threads.store(shape.device.threads, Relaxed);
         let (jobs, inbox) = mpsc::sync_channel(shape.slots as usize);
         let (ready, made) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()

@@ -21,11 +21,19 @@ pub(super) fn of(parts: &[Part]) -> io::Result<String> {
     for part in parts {
         add(&mut hash, part)?;
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(hash))
+}
+
+/// A fingerprint and what else decides over a model's outputs.
+pub(super) fn with(fingerprint: &str, setting: &str) -> String {
+    hex(Sha256::new()
+        .chain_update(fingerprint)
+        .chain_update(setting))
+}
+
+fn hex(hash: Sha256) -> String {
+    let digest = hash.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn add(hash: &mut Sha256, part: &Part) -> io::Result<()> {

@@ -22,6 +22,12 @@ pub(crate) struct Gguf {
     pub(crate) trained_length: Option<u32>,
     /// All tensors of all files.
     pub(crate) tensor_bytes: u64,
+    /// How the model makes one vector of a text, where it says so: llama.cpp's number.
+    pub(crate) pooling: Option<u32>,
+    /// Whether a token sees only those before it, where the file says so.
+    causal: Option<bool>,
+    /// Whether the model scores texts: it has a classification head.
+    pub(crate) has_head: bool,
     parts: Vec<Part>,
 }
 
@@ -37,6 +43,9 @@ struct Head {
     architecture: Option<String>,
     context_length: Option<u64>,
     alignment: Option<u64>,
+    pooling: Option<u64>,
+    causal: Option<bool>,
+    has_head: bool,
     split_count: u64,
     tensor_bytes: u64,
     head_bytes: u64,
@@ -57,11 +66,12 @@ impl Gguf {
         let trained_length = first
             .context_length
             .and_then(|length| u32::try_from(length).ok());
-        let mut tensor_bytes = 0;
+        let (mut tensor_bytes, mut has_head) = (0, false);
         let mut parts = Vec::new();
         for path in part_paths(path, first.split_count)? {
             let head = read_head(&path)?;
             tensor_bytes += head.tensor_bytes;
+            has_head |= head.has_head;
             parts.push(Part {
                 path,
                 head_bytes: head.head_bytes,
@@ -72,8 +82,18 @@ impl Gguf {
             architecture,
             trained_length,
             tensor_bytes,
+            pooling: first.pooling.and_then(|number| u32::try_from(number).ok()),
+            causal: first.causal,
+            has_head,
             parts,
         })
+    }
+
+    /// Whether a token sees only those before it. Of some architectures llama.cpp knows that it sees all, whatever the file says.
+    pub(crate) fn is_causal(&self) -> bool {
+        let name = &self.architecture;
+        let reads_both_ways = name.contains("bert") || name.starts_with("gemma-embedding");
+        self.causal.unwrap_or(true) && !reads_both_ways
     }
 
     /// Identifies the weights and everything that goes with them: see [`fingerprint`].
@@ -83,6 +103,14 @@ impl Gguf {
     pub(crate) fn fingerprint(&self) -> Result<String> {
         fingerprint::of(&self.parts)
             .map_err(|error| Error::invalid("model", format!("can't read the model: {error}")))
+    }
+
+    /// The same for a model whose outputs hang on more than its files.
+    ///
+    /// # Errors
+    /// As for [`Gguf::fingerprint`].
+    pub(crate) fn fingerprint_with(&self, setting: &str) -> Result<String> {
+        Ok(fingerprint::with(&self.fingerprint()?, setting))
     }
 }
 
@@ -157,6 +185,14 @@ fn read_metadata(reader: &mut Reader, values: u64) -> io::Result<Head> {
             (key, Value::Unsigned(length)) if key.ends_with(".context_length") => {
                 head.context_length = Some(length)
             }
+            (key, Value::Unsigned(number))
+                if key.ends_with(".pooling_type") && !key.contains(".classifier.") =>
+            {
+                head.pooling = Some(number)
+            }
+            (key, Value::Bool(causal)) if key.ends_with(".attention.causal") => {
+                head.causal = Some(causal)
+            }
             _ => {}
         }
     }
@@ -183,6 +219,7 @@ fn read_tensors(reader: &mut Reader, tensors: u64, head: &mut Head) -> io::Resul
             ))
         })?;
         head.tensor_bytes = head.tensor_bytes.saturating_add(bytes);
+        head.has_head |= matches!(name.as_str(), "cls.weight" | "cls.output.weight");
         ends = ends.max(offset.saturating_add(bytes));
     }
     Ok(ends)

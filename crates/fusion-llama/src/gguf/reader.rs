@@ -17,6 +17,7 @@ pub(super) struct Reader {
 /// A metadata value; what the engine has no use for is skipped over.
 pub(super) enum Value {
     Unsigned(u64),
+    Bool(bool),
     Text(String),
     Other,
 }
@@ -82,6 +83,7 @@ impl Reader {
             2 => Value::Unsigned(u64::from(u16::from_le_bytes(self.bytes()?))),
             4 => Value::Unsigned(u64::from(self.u32()?)),
             10 => Value::Unsigned(self.u64()?),
+            7 => Value::Bool(self.bytes::<1>()?[0] != 0),
             8 => Value::Text(self.text()?),
             9 => {
                 self.skip_array()?;

@@ -82,10 +82,10 @@ fn a_launch_that_cannot_be_is_refused() {
         )));
         assert_eq!(error.code, ErrorCode::InvalidValue, "{error}");
     }
-    let mut embeddings = launch(file, 1, 512);
-    embeddings.model_type = ModelType::Embeddings;
+    let mut whisper = launch(file, 1, 512);
+    whisper.model_type = ModelType::Whisper;
     assert_eq!(
-        refusal(Llama::load(&embeddings)).code,
+        refusal(Llama::load(&whisper)).code,
         ErrorCode::NotImplemented
     );
 }

@@ -27,6 +27,11 @@ pub(crate) fn other_model_file() -> Option<PathBuf> {
     file(OTHER_FILE)
 }
 
+/// A model that `scripts/gguf_models.py` makes.
+pub(crate) fn made(name: &str) -> Option<PathBuf> {
+    file(&format!(".made/{name}"))
+}
+
 fn file(name: &str) -> Option<PathBuf> {
     let folder = env::var_os("FUSIOND_MODELS_DIR")
         .map(PathBuf::from)
@@ -49,6 +54,7 @@ pub(crate) fn launch(model: PathBuf, slots: u32, context_length: u32) -> Launch 
         context_length: Some(context_length),
         slots,
         threads: 1,
+        cache_dir: None,
         options: Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::inspect::LLAMA;
 use crate::{
     Config, ForeignEngine,
     engine::{self, Foreign, Launch},
@@ -74,6 +75,8 @@ impl Definition {
             context_length: self.setup.context_length,
             slots: self.setup.slots,
             threads: config.threads.max(1),
+            // Beside the models, on the disk that has room for them, where no scan looks.
+            cache_dir: config.models_dir.join(".repacked"),
             options: self.setup.options.clone().into_iter().collect(),
             foreign: foreign
                 .map(|foreign| self.foreign(foreign, config))
@@ -120,6 +123,8 @@ impl Definition {
         match self.setup.model_type {
             ModelType::Lm => vec![Capability::Chat],
             ModelType::Multimodal => vec![Capability::Chat, Capability::Vision],
+            // Only the tensor engine compares token by token.
+            ModelType::Embeddings if self.setup.engine == LLAMA => vec![Capability::Embeddings],
             ModelType::Embeddings => vec![Capability::Embeddings, Capability::Rerank],
             ModelType::Rerank => vec![Capability::Rerank],
             ModelType::Whisper => vec![Capability::Transcription],

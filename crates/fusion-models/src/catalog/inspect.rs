@@ -12,6 +12,9 @@ use fusion_types::{Error, Result, model::ModelType};
 pub(super) const LLAMA: &str = "fusiond-llama";
 pub(super) const TENSOR: &str = "fusiond-tensor";
 
+/// Families of embedding models whose names don't say so.
+const EMBEDDERS: [&str; 5] = ["minilm", "bge", "e5", "gte", "mpnet"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// One file of the format that llama.cpp reads.
@@ -46,9 +49,11 @@ impl Kind {
         }
     }
 
-    pub(super) fn model_type(self) -> ModelType {
+    /// What such a model most likely is; a load request can say otherwise.
+    pub(super) fn model_type(self, path: &Path) -> ModelType {
         match self {
-            Self::Gguf | Self::Tensors => ModelType::Lm,
+            Self::Gguf => by_name(path),
+            Self::Tensors => ModelType::Lm,
             Self::SentenceTransformers => ModelType::Embeddings,
         }
     }
@@ -72,6 +77,20 @@ impl Kind {
                 model_type.as_str()
             ))),
         }
+    }
+}
+
+/// A GGUF file says what it is only to who parses it; its name mostly says it too.
+fn by_name(path: &Path) -> ModelType {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = name.to_lowercase();
+    let mut words = name.split(['-', '_', '.']);
+    if name.contains("rerank") {
+        ModelType::Rerank
+    } else if name.contains("embed") || words.any(|word| EMBEDDERS.contains(&word)) {
+        ModelType::Embeddings
+    } else {
+        ModelType::Lm
     }
 }
 
@@ -125,4 +144,32 @@ fn modified(metadata: &fs::Metadata) -> i64 {
     let time = metadata.modified().unwrap_or(UNIX_EPOCH);
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gguf_s_name_tells_what_it_most_likely_is() {
+        let guess = |name: &str| Kind::Gguf.model_type(Path::new(name));
+        for name in [
+            "all-MiniLM-L6-v2-f16.gguf",
+            "bge-m3-Q8_0.gguf",
+            "Qwen3-Embedding-0.6B-Q8_0.gguf",
+            "nomic-embed-text-v1.5.gguf",
+        ] {
+            assert_eq!(guess(name), ModelType::Embeddings, "{name}");
+        }
+        for name in ["bge-reranker-v2-m3.gguf", "Qwen3-Reranker-0.6B.gguf"] {
+            assert_eq!(guess(name), ModelType::Rerank, "{name}");
+        }
+        for name in [
+            "SmolLM2-135M-Instruct-Q4_1.gguf",
+            "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M.gguf",
+            "m",
+        ] {
+            assert_eq!(guess(name), ModelType::Lm, "{name}");
+        }
+    }
 }

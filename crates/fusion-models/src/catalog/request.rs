@@ -288,11 +288,11 @@ fn served_by(
 ) -> Result<(ModelType, String)> {
     let kind = Kind::at(path);
     if let Some(engine) = engine {
-        let guess = kind.map_or(ModelType::Lm, Kind::model_type);
+        let guess = kind.map_or(ModelType::Lm, |kind| kind.model_type(path));
         return Ok((wanted.unwrap_or(guess), engine_name(config, engine)?));
     }
     let kind = kind?;
-    let model_type = wanted.unwrap_or(kind.model_type());
+    let model_type = wanted.unwrap_or(kind.model_type(path));
     Ok((model_type, kind.engine(model_type)?.to_owned()))
 }
 

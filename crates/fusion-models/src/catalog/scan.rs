@@ -37,7 +37,8 @@ pub(crate) fn scan(config: &Config) -> Vec<Definition> {
     let mut found: BTreeMap<ModelId, Definition> = BTreeMap::new();
     let mut places = HashMap::new();
     for (id, path, kind) in own.chain(others) {
-        let Ok(engine) = kind.engine(kind.model_type()) else {
+        let model_type = kind.model_type(&path);
+        let Ok(engine) = kind.engine(model_type) else {
             continue;
         };
         if let Some(first) = found.get(&id) {
@@ -53,7 +54,7 @@ pub(crate) fn scan(config: &Config) -> Vec<Definition> {
         places.extend(place.map(|place| (place, id.clone())));
         found.insert(
             id.clone(),
-            plain(config, id, path, kind.model_type(), engine, Origin::Found),
+            plain(config, id, path, model_type, engine, Origin::Found),
         );
     }
     found.into_values().collect()

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use fusion_types::Result;
 
 pub use self::hub::Hub;
+pub(crate) use self::space::check_room;
 use self::{hub::Session, source::Source};
 
 /// How far a pull is, told after each piece.

@@ -17,6 +17,12 @@ pub(super) fn check(folder: &Path, files: &[RemoteFile]) -> Result<()> {
     let needed = files.iter().fold(0, |sum: u64, file| {
         sum.saturating_add(missing(folder, file))
     });
+    check_room(folder, needed)
+}
+
+/// # Errors
+/// As for [`check`].
+pub(crate) fn check_room(folder: &Path, needed: u64) -> Result<()> {
     match free_bytes(folder) {
         Some(free) if needed > 0 => fits(needed, free, folder),
         _ => Ok(()),

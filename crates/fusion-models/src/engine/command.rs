@@ -22,6 +22,8 @@ pub(crate) struct Launch {
     pub(crate) context_length: Option<u32>,
     pub(crate) slots: u32,
     pub(crate) threads: u32,
+    /// For what engines make of models and can make again.
+    pub(crate) cache_dir: PathBuf,
     pub(crate) options: Vec<(String, String)>,
     /// Set where the program is somebody else's server.
     pub(crate) foreign: Option<Foreign>,
@@ -51,8 +53,9 @@ impl Launch {
         }
         add("--slots", self.slots.to_string());
         add("--threads", self.threads.to_string());
+        arguments.extend(["--cache-dir".into(), self.cache_dir.clone().into()]);
         for (key, value) in &self.options {
-            add("--option", format!("{key}={value}"));
+            arguments.extend(["--option".into(), format!("{key}={value}").into()]);
         }
         arguments
     }
@@ -60,7 +63,7 @@ impl Launch {
 
 /// A child in a process group of its own, with an empty environment but for what keeps it quiet: an abort in ggml would
 /// start a debugger, idle OpenMP threads would spin, and candle would split its work over all cores whatever its threads.
-pub(super) fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
+pub(crate) fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)

@@ -196,6 +196,7 @@ mod tests {
             context_length,
             slots: 3,
             threads: 2,
+            cache_dir: "/cache".into(),
             options: vec![("kind".to_owned(), "q8".to_owned())],
             foreign: None,
         }

@@ -17,12 +17,12 @@ mod wire;
 
 pub(crate) use chat::ChatEvents;
 pub(crate) use client::Client;
-pub(crate) use command::{Launch, find};
+pub(crate) use command::{Launch, command, find};
 pub(crate) use footprint::{measure, own_bytes};
 pub(crate) use foreign::{Foreign, PLACES, filled, find_program};
 pub(crate) use limiter::{Limiter, Outcome};
 pub(crate) use log_ring::LogRing;
-pub(crate) use predict::predict;
+pub(crate) use predict::{predict, refusal};
 pub(crate) use process::Spawner;
 pub(crate) use runtime_dir::RuntimeDir;
 pub(crate) use supervisor::{End, Engine, Start, StartError, Stop, start};

@@ -60,9 +60,10 @@ fn read(output: &Output) -> Option<Result<u64>> {
 }
 
 /// An engine's refusal of its model, as clients see it.
-pub(super) fn refusal(error: HelloError) -> Error {
-    Error::new(
-        ErrorCode::parse(&error.code).unwrap_or(ErrorCode::EngineUnavailable),
-        error.message,
-    )
+pub(crate) fn refusal(error: HelloError) -> Error {
+    let code = ErrorCode::parse(&error.code).unwrap_or(ErrorCode::EngineUnavailable);
+    Error {
+        param: error.param,
+        ..Error::new(code, error.message)
+    }
 }

@@ -79,7 +79,7 @@ async fn a_folder_embeds() {
     assert_eq!(choice.model.as_str(), EMBEDDINGS);
     let request = EmbedRequest {
         model: EMBEDDINGS.to_owned(),
-        input: vec!["a cat".to_owned()],
+        input: vec!["a cat".to_owned()].into(),
         truncate: false,
     };
     let vectors = setting

@@ -71,7 +71,7 @@ async fn texts_are_embedded_reranked_and_tokenized() {
 
     let embed = EmbedRequest {
         model: "e".to_owned(),
-        input: vec!["a b".to_owned(), "c".to_owned()],
+        input: vec!["a b".to_owned(), "c".to_owned()].into(),
         truncate: false,
     };
     let vectors = setting.models.embed(&call(), embed).await.unwrap().vectors;
@@ -93,6 +93,7 @@ async fn texts_are_embedded_reranked_and_tokenized() {
         model: "e".to_owned(),
         query: "red apple".to_owned(),
         documents: vec!["blue sky".to_owned(), "red apple pie".to_owned()],
+        truncate: false,
     };
     let scores = setting.models.rerank(&call(), rerank).await.unwrap().scores;
     assert!(scores.results[1].relevance_score > scores.results[0].relevance_score);

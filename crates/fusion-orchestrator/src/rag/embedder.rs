@@ -108,7 +108,7 @@ impl Inner {
         let count = input.len();
         let request = EmbedRequest {
             model: model.to_string(),
-            input,
+            input: input.into(),
             truncate: false,
         };
         let mut vectors = self.inference.embed(call, request).await?.vectors;

@@ -62,6 +62,8 @@ impl Inner {
             model: model.to_string(),
             query: query.to_owned(),
             documents,
+            // Only the order hangs on it: a source that the reranker can't read whole is judged by its beginning.
+            truncate: true,
         };
         let scores = self.inference.rerank(call, request).await?.scores;
         for score in scores.results {

@@ -5,6 +5,7 @@ mod client;
 mod output;
 mod progress;
 mod pull;
+mod quantize;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -34,6 +35,10 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
+            // What an argument can be is sometimes known to an engine only.
+            if name == "quantize" && error.param.as_deref() == Some("type") {
+                return ExitCode::from(USAGE);
+            }
             ExitCode::FAILURE
         }
     }
@@ -57,6 +62,9 @@ fn command() -> Command {
         ))
         .subcommand(with_settings(pull::command(), |key| key == "paths.models"))
         .subcommand(child::command())
+        .subcommand(with_settings(quantize::command(), |key| {
+            key == "paths.engines"
+        }))
         .subcommands(client::commands())
         .subcommand(
             Command::new("keys")
@@ -111,6 +119,10 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
         "pull" => {
             let config = read_config(arguments)?;
             runtime()?.block_on(pull::pull(arguments, &config.models_dir, output))
+        }
+        "quantize" => {
+            let engine_dirs = app::engine_dirs(&read_config(arguments)?);
+            runtime()?.block_on(quantize::run(arguments, &engine_dirs, output))
         }
         "keys" => {
             let Some((_, arguments)) = arguments.subcommand() else {

@@ -33,6 +33,7 @@ pub(crate) fn launch(model: &Path) -> Launch {
         context_length: None,
         slots: 4,
         threads: 1,
+        cache_dir: None,
         options: Vec::new(),
     }
 }
@@ -52,7 +53,11 @@ pub(crate) async fn embed(engine: &Tensor, texts: &[&str]) -> Result<Vectors> {
 pub(crate) fn request(texts: &[&str], truncate: bool) -> EmbedRequest {
     EmbedRequest {
         model: "m".to_owned(),
-        input: texts.iter().map(|text| (*text).to_owned()).collect(),
+        input: texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+            .into(),
         truncate,
     }
 }

@@ -13,6 +13,7 @@ fn request(query: &str, documents: &[&str]) -> RerankRequest {
         model: "m".to_owned(),
         query: query.to_owned(),
         documents: documents.iter().map(|text| (*text).to_owned()).collect(),
+        truncate: false,
     }
 }
 
@@ -64,15 +65,23 @@ async fn a_text_is_wholly_like_itself() {
 }
 
 #[tokio::test]
-async fn long_documents_are_cut_and_long_queries_refused() {
+async fn what_is_too_long_is_refused_and_documents_are_cut_where_that_is_asked_for() {
     let folder = tiny::folder();
     let engine = load(folder.path(), "safetensors").unwrap();
     let long = "a b ".repeat(20);
-    let scores = engine.rerank(request("a", &[&long])).await.unwrap();
-    assert_eq!(scores.tokens, 3 + 16);
-    let error = engine.rerank(request(&long, &["a"])).await.unwrap_err();
-    assert_eq!(
-        (error.code, error.param.as_deref()),
-        (ErrorCode::ContextLengthExceeded, Some("query"))
-    );
+    for (query, documents, param) in [
+        ("a", ["a", &long], "documents"),
+        (&*long, ["a", "a"], "query"),
+    ] {
+        let error = engine.rerank(request(query, &documents)).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.param.as_deref()),
+            (ErrorCode::ContextLengthExceeded, Some(param))
+        );
+    }
+    let cut = RerankRequest {
+        truncate: true,
+        ..request("a", &[&long])
+    };
+    assert_eq!(engine.rerank(cut).await.unwrap().tokens, 3 + 16);
 }

@@ -1,9 +1,9 @@
-//! `embed`: texts in, vectors out.
+//! `embed`: texts or token ids in, vectors out.
 
 use fusion_types::{
     Call, Error, Result,
     chat::Usage,
-    embedding::EmbedRequest,
+    embedding::{EmbedInput, EmbedRequest},
     inference::{Inference, WorkSize},
 };
 use serde::Deserialize;
@@ -16,24 +16,13 @@ pub(super) struct Embed(EmbedRequest);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Input {
-    input: Texts,
+    input: EmbedInput,
     #[serde(default)]
     truncate: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-enum Texts {
-    One(String),
-    Many(Vec<String>),
-}
-
 pub(super) fn parse(work: &Work) -> Result<Embed> {
     let (model, Input { input, truncate }) = typed(work)?;
-    let input = match input {
-        Texts::One(text) => vec![text],
-        Texts::Many(texts) => texts,
-    };
     if input.is_empty() {
         return Err(Error::invalid(
             "input.input",
@@ -49,8 +38,14 @@ pub(super) fn parse(work: &Work) -> Result<Embed> {
 
 impl Embed {
     pub(super) fn size(&self) -> WorkSize {
+        let prompt_tokens = match &self.0.input {
+            EmbedInput::Texts(texts) => rough_tokens(texts.iter().map(String::len).sum()),
+            EmbedInput::Tokens(rows) => {
+                u32::try_from(rows.iter().map(Vec::len).sum::<usize>()).unwrap_or(u32::MAX)
+            }
+        };
         WorkSize {
-            prompt_tokens: rough_tokens(self.0.input.iter().map(String::len).sum()),
+            prompt_tokens,
             max_tokens: 0,
         }
     }

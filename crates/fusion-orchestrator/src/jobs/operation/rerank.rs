@@ -25,6 +25,8 @@ struct Input {
     top_n: Option<usize>,
     #[serde(default)]
     return_documents: bool,
+    #[serde(default)]
+    truncate: bool,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +43,7 @@ pub(super) fn parse(work: &Work) -> Result<Rerank> {
         documents,
         top_n,
         return_documents,
+        truncate,
     } = input;
     if documents.is_empty() {
         return Err(Error::invalid(
@@ -62,6 +65,7 @@ pub(super) fn parse(work: &Work) -> Result<Rerank> {
             model,
             query,
             documents,
+            truncate,
         },
         top_n: top_n.unwrap_or(usize::MAX),
         return_documents,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use fusion_types::{
     Call, Error, ErrorCode, Result, Timestamp,
     chat::{ChatEvent, ChatRequest, Delta, FinishReason, Usage},
-    embedding::{EmbedRequest, Vectors},
+    embedding::{EmbedInput, EmbedRequest, Vectors},
     inference::{
         Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate,
         WorkSize,
@@ -190,7 +190,10 @@ impl Inference for FakeModels {
         state.embed_requests += 1;
         let poison = state.poison.clone();
         let mut data = Vec::new();
-        for text in &request.input {
+        let EmbedInput::Texts(texts) = &request.input else {
+            panic!("retrieval embeds texts");
+        };
+        for text in texts {
             if poison.as_ref().is_some_and(|poison| text.contains(poison)) {
                 return Err(Error::new(ErrorCode::EngineCrashed, "the engine crashed"));
             }

@@ -2,7 +2,10 @@
 
 use axum::{Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fusion_types::{Error, Result, embedding::EmbedRequest};
+use fusion_types::{
+    Error, Result,
+    embedding::{EmbedInput, EmbedRequest},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,25 +14,14 @@ use super::super::{Answer, App, Caller, JsonBody};
 #[derive(Deserialize)]
 pub(crate) struct Body {
     model: String,
-    input: Input,
+    input: EmbedInput,
     #[serde(default)]
     encoding_format: Option<Encoding>,
     #[serde(default)]
     dimensions: Option<usize>,
-}
-
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a string, a list of strings, or token ids"
-)]
-enum Input {
-    One(String),
-    Many(Vec<String>),
-    #[expect(dead_code, reason = "told apart from texts, then refused")]
-    Tokens(Vec<u32>),
-    #[expect(dead_code, reason = "told apart from texts, then refused")]
-    ManyTokens(Vec<Vec<u32>>),
+    /// Cut what is too long, instead of refusing it.
+    #[serde(default)]
+    truncate: bool,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -48,11 +40,11 @@ pub(crate) async fn create(
     Caller(call): Caller,
     JsonBody(body): JsonBody<Body>,
 ) -> Answer<Json<Value>> {
-    let input = texts(body.input)?;
+    check(&body.input)?;
     let request = EmbedRequest {
         model: body.model,
-        input,
-        truncate: false,
+        input: body.input,
+        truncate: body.truncate,
     };
     let embedded = inference.embed(&call, request).await?;
     let rows = embedded.vectors.rows().enumerate().map(|(index, row)| {
@@ -67,20 +59,13 @@ pub(crate) async fn create(
     ))
 }
 
-fn texts(input: Input) -> Result<Vec<String>> {
-    let texts = match input {
-        Input::One(text) => vec![text],
-        Input::Many(texts) => texts,
-        Input::Tokens(_) | Input::ManyTokens(_) => {
-            return Err(Error::not_implemented("embedding token ids").with_param("input"));
-        }
-    };
-    match texts.len() {
+fn check(input: &EmbedInput) -> Result<()> {
+    match input.len() {
         0 => Err(Error::invalid(
             "input",
             "input: at least one text is needed",
         )),
-        1..=MOST_INPUTS => Ok(texts),
+        1..=MOST_INPUTS => Ok(()),
         _ => Err(Error::invalid(
             "input",
             format!("input: at most {MOST_INPUTS} texts"),

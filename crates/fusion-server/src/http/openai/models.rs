@@ -150,7 +150,7 @@ pub(crate) async fn post(
     } else {
         let request = EmbedRequest {
             model,
-            input: vec![prompt],
+            input: vec![prompt].into(),
             truncate: true,
         };
         inference.embed(&call, request).await?;

@@ -15,6 +15,9 @@ pub(crate) struct Body {
     top_n: Option<usize>,
     #[serde(default)]
     return_documents: bool,
+    /// Cut documents that are too long, instead of refusing them.
+    #[serde(default)]
+    truncate: bool,
 }
 
 #[derive(Deserialize)]
@@ -35,6 +38,9 @@ pub(crate) async fn create(
         let message = format!("documents: from 1 to {MOST_DOCUMENTS} are taken");
         return Err(Error::invalid("documents", message).into());
     }
+    if body.top_n == Some(0) {
+        return Err(Error::invalid("top_n", "top_n: must be at least 1").into());
+    }
     let documents: Vec<String> = body
         .documents
         .into_iter()
@@ -46,6 +52,7 @@ pub(crate) async fn create(
         model: body.model,
         query: body.query,
         documents: documents.clone(),
+        truncate: body.truncate,
     };
     let reranked = inference.rerank(&call, request).await?;
     let mut results = reranked.scores.results;
@@ -62,7 +69,8 @@ pub(crate) async fn create(
         }
         row
     });
-    let usage = json!({ "total_tokens": reranked.scores.tokens });
+    let tokens = reranked.scores.tokens;
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     Ok(Json(
         json!({ "model": reranked.model, "results": rows.collect::<Vec<_>>(), "usage": usage }),
     ))

@@ -1,0 +1,43 @@
+//! What the launch options say of the machine: where the model's layers are, and how many threads compute.
+
+use fusion_engine::{Launch, types::Result};
+use llama_cpp_4::model::params::LlamaModelParams;
+
+use crate::options;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Device {
+    /// Layers that a GPU is to have, where llama.cpp was built with one; all of them when not given.
+    gpu_layers: Option<u32>,
+    pub(crate) threads: u32,
+    most_threads: u32,
+}
+
+impl Device {
+    /// The options that it reads.
+    pub(crate) const OPTIONS: [&str; 2] = ["gpu_layers", "threads"];
+
+    /// # Errors
+    /// `invalid_value`.
+    pub(crate) fn of(launch: &Launch) -> Result<Self> {
+        let most_threads = options::number(launch, "threads", 1)?.unwrap_or(u32::MAX);
+        Ok(Self {
+            gpu_layers: options::number(launch, "gpu_layers", 0)?,
+            threads: launch.threads.clamp(1, most_threads),
+            most_threads,
+        })
+    }
+
+    pub(crate) fn model_params(self) -> LlamaModelParams {
+        let params = LlamaModelParams::default();
+        match self.gpu_layers {
+            Some(layers) => params.with_n_gpu_layers(layers),
+            None => params,
+        }
+    }
+
+    /// Threads that the server allows, but never more than the option says.
+    pub(crate) fn allowed(self, threads: u32) -> u32 {
+        threads.clamp(1, self.most_threads)
+    }
+}
