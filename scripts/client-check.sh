@@ -11,4 +11,5 @@ fi
 if ! "$environment/bin/python" -c 'import openai' 2>/dev/null; then
     python3 -m pip --python "$environment/bin/python" install --quiet --disable-pip-version-check openai
 fi
-exec "$environment/bin/python" scripts/openai_client_check.py
+"$environment/bin/python" scripts/openai_client_check.py
+exec "$environment/bin/python" scripts/multimodal_check.py

@@ -8,12 +8,9 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     [ "$(uname -s)" = Darwin ] && return 0 # comes with the compiler
-    # bindgen loads the library at build time, from LLVM's folders or the linker's; libclang-cpp is another one.
-    local folder
-    for folder in /usr/lib/llvm-*/lib /usr/lib /usr/lib64 /usr/lib/*-linux-gnu /usr/local/lib; do
-        compgen -G "$folder/libclang.so*" >/dev/null || compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null && return 0
-    done
-    return 1
+    # bindgen loads the library at build time, from LLVM's folders or the linker's.
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib*/libclang.so*' >/dev/null ||
+        compgen -G '/usr/lib/*-linux-gnu/libclang-*.so*' >/dev/null || compgen -G '/usr/local/lib/libclang.so*' >/dev/null
 }
 
 missing=() # Debian's package names

@@ -7,7 +7,7 @@ use fusion_engine::{
     ChatStream, Engine, Launch,
     types::{
         Error, ErrorCode, Result,
-        chat::ChatRequest,
+        chat::{ChatRequest, MediaKind},
         engine::{EngineCard, EngineStats, Estimate},
         model::{Capability, ModelType},
     },
@@ -24,6 +24,7 @@ use crate::{
     device::Device,
     generation::{Answer, Generation},
     gguf::Gguf,
+    media::{self, Projector, ProjectorFile},
     model_file,
     prompt::{Prompt, Template},
     repack::{self, Source},
@@ -42,6 +43,10 @@ pub struct Llama {
     adapters: Adapters,
     decode: DecodeThread,
     device: Device,
+    /// For images and sounds, where the model has one.
+    projector: Option<Arc<Projector>>,
+    /// Cells that are computed at once at most.
+    batch: usize,
     /// One permit a stream; it comes back when the stream is dropped, the slot within the step after.
     slots: Arc<Semaphore>,
     card: EngineCard,
@@ -54,7 +59,7 @@ impl Engine for Llama {
         let shape = Shape::of(launch, &gguf)?;
         let adapters = Adapters::of(launch, &gguf)?;
         let source = Source::of(launch, &gguf)?;
-        let fingerprint = adapters.fingerprint(source.fingerprint.clone());
+        let mut fingerprint = adapters.fingerprint(source.fingerprint.clone());
         let model = Arc::new(model_file::load(
             &source.path,
             &source.model_params(shape.device),
@@ -63,21 +68,40 @@ impl Engine for Llama {
             let why = "it is not a model that continues text; a model that makes vectors is loaded as embeddings";
             return Err(model_file::unusable(&launch.model, why));
         }
+        let projector = projector_file(launch)?;
         let template = Arc::new(Template::of(&model));
         let draft = draft_path(launch)
             .map(|path| load_draft(&path, &model))
             .transpose()?;
         let decode = DecodeThread::start(model.clone(), shape, adapters.clone(), draft)?;
         let context_length = decode.memory().context_length;
+        let projector = match projector {
+            Some(file) => {
+                fingerprint = format!("{fingerprint}-{}", file.fingerprint()?);
+                let (model, waker) = (model.clone(), decode.waker());
+                Some(Arc::new(Projector::load(
+                    &file,
+                    model,
+                    shape.device.threads,
+                    waker,
+                )?))
+            }
+            None => None,
+        };
         let mut capabilities = Vec::new();
         if template.is_usable() {
             capabilities.extend([Capability::Chat, Capability::StructuredOutput]);
+        }
+        if template.is_usable() {
+            let kinds = [MediaKind::Image, MediaKind::Audio].into_iter();
+            let taken = kinds.filter(|kind| projector.as_ref().is_some_and(|it| it.takes(*kind)));
+            capabilities.extend(taken.map(MediaKind::capability));
         }
         if context_length >= LONG_CONTEXT {
             capabilities.push(Capability::LongContext);
         }
         let card = EngineCard {
-            model_type: ModelType::Lm,
+            model_type: launch.model_type,
             family: Some(gguf.architecture),
             capabilities,
             context_length,
@@ -92,6 +116,8 @@ impl Engine for Llama {
             adapters,
             decode,
             device: shape.device,
+            projector,
+            batch: shape.batch(),
             slots: Arc::new(Semaphore::new(shape.slots as usize)),
             card,
         })
@@ -111,6 +137,10 @@ impl Engine for Llama {
             let own = model_file::estimate(&draft, draft_bytes(&draft)?, &model, &context)?;
             estimate.weights_bytes += own.weights_bytes;
             estimate.compute_bytes += own.context_bytes + own.compute_bytes;
+        }
+        if let Some(projector) = projector_file(launch)? {
+            estimate.weights_bytes += projector.weights_bytes();
+            estimate.compute_bytes += projector.scratch_bytes();
         }
         Ok(estimate)
     }
@@ -134,9 +164,11 @@ impl Engine for Llama {
             self.card.context_length as usize,
         );
         let mix = self.adapters.mix(request.sampling.adapters.as_deref())?;
+        let (projector, batch) = (self.projector.clone(), self.batch);
         let (outputs, received) = mpsc::channel(OUTPUTS);
         let prepared = spawn_blocking(move || {
-            let prompt = template.prompt(&model, &request)?;
+            let seen = media::look(projector.as_ref(), &request, batch)?;
+            let prompt = template.prompt(&model, &request, seen.as_ref())?;
             let max_tokens = allowed(&prompt, &request, context_length)?;
             let sampler = sampler(&model, &request, &prompt)?;
             let answer = Answer {
@@ -147,6 +179,7 @@ impl Engine for Llama {
             Ok((
                 Job {
                     prompt: prompt.tokens,
+                    pieces: prompt.pieces,
                     max_tokens,
                     sampler,
                     mix,
@@ -173,6 +206,11 @@ impl Engine for Llama {
     fn set_threads(&self, threads: u32) {
         self.decode.set_threads(self.device.allowed(threads));
     }
+}
+
+fn projector_file(launch: &Launch) -> Result<Option<ProjectorFile>> {
+    let wanted = launch.model_type == ModelType::Multimodal;
+    wanted.then(|| ProjectorFile::find(launch)).transpose()
 }
 
 /// Tokens that may be generated: what is asked for, within what the prompt leaves of the context.

@@ -3,7 +3,7 @@
 //!
 //! `engine` is the way in; `decode` is the thread that computes, with its decisions in `decode::{plan, pace, prefix}`; a
 //! `generation` turns the tokens of one request into text and events on that request's own task: what the template calls reasoning
-//! and calls is told apart by `reply`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
+//! and calls is told apart by `reply`, what images and sounds say comes through `media`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
 
 mod adapters;
 mod decode;
@@ -14,6 +14,7 @@ mod generation;
 mod gguf;
 mod grammar;
 mod llama;
+mod media;
 mod model_file;
 mod off_thread;
 mod options;

@@ -61,7 +61,10 @@ fn cause() -> MutexGuard<'static, Option<String>> {
 fn send_log_to_tracing() {
     // SAFETY: `log_line` is a function, so it lives as long as the process, may be called from any thread, and takes no user
     // data.
-    unsafe { llama_cpp_4::log_set(Some(log_line), std::ptr::null_mut()) }
+    unsafe {
+        llama_cpp_4::log_set(Some(log_line), std::ptr::null_mut());
+        llama_cpp_sys_4::mtmd_helper_log_set(Some(log_line), std::ptr::null_mut());
+    }
 }
 
 #[expect(unsafe_code, reason = "the signature of llama.cpp's log callback")]

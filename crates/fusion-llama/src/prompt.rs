@@ -11,7 +11,12 @@ use llama_cpp_4::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{grammar::Grammar, schema};
+use crate::{
+    decode::Pieces,
+    grammar::Grammar,
+    media::{self, Seen},
+    schema,
+};
 
 /// A model's chat template; one that is missing or broken is known at load and told at the first request.
 pub(crate) struct Template(Result<Usable>);
@@ -25,6 +30,8 @@ struct Usable {
 
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<LlamaToken>,
+    /// Images and sounds among them.
+    pub(crate) pieces: Pieces,
     /// Strings that end an answer in this template, beside the model's end tokens.
     pub(crate) stops: Vec<String>,
     pub(crate) grammar: Option<Grammar>,
@@ -55,7 +62,12 @@ impl Template {
     /// # Errors
     /// `unsupported_operation` without a template, or for tools that it doesn't know; `invalid_value` for messages that it
     /// refuses and for schemas that can't be enforced.
-    pub(crate) fn prompt(&self, model: &LlamaModel, request: &ChatRequest) -> Result<Prompt> {
+    pub(crate) fn prompt(
+        &self,
+        model: &LlamaModel,
+        request: &ChatRequest,
+        seen: Option<&Seen>,
+    ) -> Result<Prompt> {
         let usable = self.0.as_ref().map_err(Clone::clone)?;
         if request.may_call_tools() && !usable.calls_tools {
             let message = "this model's chat template knows no tools";
@@ -63,11 +75,15 @@ impl Template {
         }
         let answer_grammar = answer_grammar(request)?;
         let parsed = usable.thinks || request.may_call_tools();
-        let params = params(request, parsed)?;
+        let params = params(request, parsed, seen)?;
         let applied = usable.templates.apply(&params).map_err(refused)?;
-        let tokens = applied
-            .tokenize_prompt(model, AddBos::Always)
-            .map_err(refused)?;
+        let (tokens, pieces) = match seen {
+            Some(seen) => seen.tokens(&applied)?,
+            None => {
+                let tokens = applied.tokenize_prompt(model, AddBos::Always);
+                (tokens.map_err(refused)?, Pieces::default())
+            }
+        };
         if tokens.is_empty() {
             return Err(Error::invalid(
                 "messages",
@@ -82,6 +98,7 @@ impl Template {
         };
         Ok(Prompt {
             tokens,
+            pieces,
             stops: serde_json::from_str(&applied.additional_stops_json).unwrap_or_default(),
             grammar,
             parser: parsed.then_some(applied),
@@ -117,8 +134,8 @@ fn answer_grammar(request: &ChatRequest) -> Result<Option<String>> {
         .transpose()
 }
 
-fn params(request: &ChatRequest, parsed: bool) -> Result<ChatApplyParams> {
-    let messages = json!(request.messages);
+fn params(request: &ChatRequest, parsed: bool, seen: Option<&Seen>) -> Result<ChatApplyParams> {
+    let messages = media::messages(&request.messages, seen);
     if schema::has_nul(&messages) {
         return Err(Error::invalid(
             "messages",

@@ -13,7 +13,8 @@ use llama_cpp_4::{
 use crate::{decode::MOST_STREAMS, device::Device, gguf::Gguf, options, speculation::Speculation};
 
 /// The launch options of a model that generates.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
+    "mmproj",
     "kv",
     "kv_type",
     "repack",
@@ -74,7 +75,7 @@ impl Shape {
     /// # Errors
     /// `invalid_value` for what can't be, `not_implemented` for other types than text generation.
     pub(crate) fn of(launch: &Launch, gguf: &Gguf) -> Result<Self> {
-        if launch.model_type != ModelType::Lm {
+        if !matches!(launch.model_type, ModelType::Lm | ModelType::Multimodal) {
             let name = launch.model_type.as_str();
             return Err(Error::not_implemented(format!(
                 "a GGUF model of type {name}"
@@ -123,6 +124,11 @@ impl Shape {
     pub(crate) fn stowed_bytes(self, context_bytes: u64) -> u64 {
         self.stowed_bytes
             .unwrap_or_else(|| context_bytes.min(STOWED_BYTES))
+    }
+
+    /// Tokens, or cells of images, that are computed at once at most.
+    pub(crate) fn batch(self) -> usize {
+        BATCH.max(self.slots) as usize
     }
 
     pub(crate) fn context_params(self) -> LlamaContextParams {

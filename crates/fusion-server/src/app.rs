@@ -29,7 +29,9 @@ use tokio::net::TcpListener;
 use crate::{
     config::{Config, Definition, Eviction, known_folders},
     drain::{Group, asked_to_stop},
-    http, memory,
+    http,
+    media::{MediaLimits, Spool, WithMedia},
+    memory,
     outgoing::{Allow, Guarded},
     secret,
     state::{App, Limits},
@@ -65,9 +67,10 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let groups = Groups::default();
     let models = start_models(&config, &storage, &groups.models).await?;
 
-    let inference: Arc<dyn Inference> = Arc::new(models.clone());
     let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
-    let outgoing: Arc<dyn Outgoing> = Arc::new(guarded(&config)?);
+    let guarded = Arc::new(guarded(&config)?);
+    let inference = with_media(&config, &models, &planner, &guarded)?;
+    let outgoing: Arc<dyn Outgoing> = guarded;
     let rag = start_rag(&inference, &planner, &storage);
     let workflows = Workflows::new(planner.clone(), rag.clone());
     let operations = LocalOperations::new(inference.clone(), planner.clone())
@@ -253,6 +256,29 @@ fn guarded(config: &Config) -> Result<Guarded> {
     let allow = Allow::parse(&config.outgoing_allow)
         .map_err(|why| Error::invalid("outgoing.allow", why))?;
     Guarded::new(allow)
+}
+
+/// The models, with images and sounds in chats kept on disk for them.
+fn with_media(
+    config: &Config,
+    models: &Models,
+    planner: &Arc<dyn ModelPlanner>,
+    guarded: &Arc<Guarded>,
+) -> Result<Arc<dyn Inference>> {
+    let spool = Spool::open(&config.data_dir.join("spool")).map_err(|error| {
+        let message = format!("can't make the folder for files of requests: {error}");
+        Error::new(ErrorCode::StoreUnavailable, message)
+    })?;
+    let limits = MediaLimits {
+        file: config.media.file,
+        request: config.server.max_upload,
+        fetch: config.media.fetch,
+    };
+    let inner = Arc::new(models.clone());
+    let (planner, guarded) = (planner.clone(), guarded.clone());
+    Ok(Arc::new(WithMedia::new(
+        inner, planner, guarded, spool, limits,
+    )))
 }
 
 fn start_rag(

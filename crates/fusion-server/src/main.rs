@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod drain;
 mod http;
+mod media;
 mod memory;
 mod outgoing;
 mod secret;

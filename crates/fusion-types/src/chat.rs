@@ -1,8 +1,10 @@
 //! Chat as the OpenAI dialect has it: the request that goes to an engine, and the events that come back.
 
 mod answer;
+mod content;
 mod format;
 mod logprobs;
+pub mod media_check;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 pub use answer::WholeAnswer;
+pub use content::{Content, ImageUrl, InputAudio, MediaFile, MediaKind, Part};
 pub use format::{NamedSchema, ResponseFormat};
 pub use logprobs::{ChoiceLogprobs, TokenLogprob, TopLogprob};
 pub use tools::{
@@ -62,6 +65,14 @@ pub struct ChatRequest {
 }
 
 impl ChatRequest {
+    /// Parts that aren't text, each with its message's and its own place.
+    pub fn media(&self) -> impl Iterator<Item = (usize, usize, &Part)> {
+        self.messages.iter().enumerate().flat_map(|(at, message)| {
+            let media = message.content.media();
+            media.map(move |(index, part)| (at, index, part))
+        })
+    }
+
     /// Whether the answer may hold calls.
     pub fn may_call_tools(&self) -> bool {
         !self.tools.is_empty() && self.tool_choice != Some(ToolChoice::Mode(ToolMode::None))
@@ -71,8 +82,8 @@ impl ChatRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     pub role: Role,
-    #[serde(default, deserialize_with = "text_content")]
-    pub content: String,
+    #[serde(default)]
+    pub content: Content,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +101,7 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
+    pub fn new(role: Role, content: impl Into<Content>) -> Self {
         Self {
             role,
             content: content.into(),
@@ -321,27 +332,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
         Stop::None => Vec::new(),
         Stop::One(text) => vec![text],
         Stop::Many(list) => list,
-    })
-}
-
-/// Message content: a string, null, or a list of text parts. Other parts are refused where the request is read.
-fn text_content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a list of text parts")]
-    enum Content {
-        None,
-        Text(String),
-        Parts(Vec<Part>),
-    }
-    #[derive(Deserialize)]
-    #[serde(tag = "type", rename_all = "snake_case")]
-    enum Part {
-        Text { text: String },
-    }
-    Ok(match Content::deserialize(deserializer)? {
-        Content::None => String::new(),
-        Content::Text(text) => text,
-        Content::Parts(parts) => parts.into_iter().map(|Part::Text { text }| text).collect(),
     })
 }
 

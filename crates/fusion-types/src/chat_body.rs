@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    chat::{ChatRequest, ResponseFormat, Sampling, Tool, ToolChoice, ToolMode},
+    chat::{ChatRequest, ResponseFormat, Sampling, Tool, ToolChoice, ToolMode, media_check},
     json,
 };
 
@@ -15,6 +15,7 @@ impl ChatRequest {
     /// `missing_field`, `invalid_value` or `not_implemented`, naming the field.
     pub fn read(mut body: Value) -> Result<Self> {
         refuse_what_is_not_built(&body)?;
+        media_check::check_kinds(&body)?;
         if let Some(fields) = body.as_object_mut() {
             let limit = fields
                 .remove("max_completion_tokens")
@@ -42,6 +43,7 @@ fn check(request: &ChatRequest) -> Result<()> {
             "messages: at least one message is needed",
         ));
     }
+    media_check::check(&request.messages)?;
     check_ending(request)?;
     check_sampling(&request.sampling)?;
     check_adapters(&request.sampling)?;
@@ -225,26 +227,9 @@ fn refuse_what_is_not_built(body: &Value) -> Result<()> {
                 .and_then(Value::as_u64)
                 .is_some_and(|n| n != 1),
         ),
-        ("image and audio content", has_media(body)),
     ];
     match unbuilt.iter().find(|(_, used)| *used) {
         Some((name, _)) => Err(Error::not_implemented(name).with_param(*name)),
         None => Ok(()),
     }
-}
-
-fn has_media(body: &Value) -> bool {
-    let messages = body
-        .get("messages")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let mut parts = messages
-        .filter_map(|message| message.get("content")?.as_array())
-        .flatten();
-    parts.any(|part| {
-        part.get("type")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind != "text")
-    })
 }

@@ -18,6 +18,7 @@ pub mod model;
 pub mod model_ref;
 pub mod outgoing;
 pub mod page;
+pub mod projector;
 pub mod record;
 pub mod rerank;
 pub mod store;

@@ -76,6 +76,7 @@ named! {
     Capability {
         Chat = "chat",
         Vision = "vision",
+        AudioInput = "audio_input",
         Embeddings = "embeddings",
         Rerank = "rerank",
         ImageGeneration = "image_generation",

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use fusion_engine::{ChatStream, Engine, Launch};
 use fusion_types::{
     Error, ErrorCode, Result,
-    chat::{ChatEvent, ChatRequest, Delta, FinishReason, Usage},
+    chat::{ChatEvent, ChatRequest, Delta, FinishReason, Part, Usage},
     embedding::{EmbedInput, EmbedRequest, Vectors},
     engine::{EngineCard, EngineStats, Estimate},
     model::{Capability, ModelType},
@@ -91,6 +91,9 @@ impl Engine for Fake {
     fn card(&self) -> EngineCard {
         let capabilities = match self.launch.model_type {
             ModelType::Embeddings => vec![Capability::Embeddings, Capability::Rerank],
+            ModelType::Multimodal => {
+                vec![Capability::Chat, Capability::Vision, Capability::AudioInput]
+            }
             _ => vec![Capability::Chat],
         };
         EngineCard {
@@ -120,9 +123,10 @@ impl Engine for Fake {
         let words = request
             .messages
             .iter()
-            .flat_map(|message| message.content.split_whitespace())
-            .count();
-        let prompt_tokens = u32::try_from(words).unwrap_or(u32::MAX);
+            .map(|message| message.content.text().split_whitespace().count())
+            .sum::<usize>();
+        let bytes = media_bytes(&request)?;
+        let prompt_tokens = u32::try_from(words + bytes).unwrap_or(u32::MAX);
         self.counters
             .tokens_in
             .fetch_add(u64::from(prompt_tokens), Relaxed);
@@ -178,6 +182,20 @@ impl Engine for Fake {
     async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
         Ok(texts.iter().map(|text| words(text)).collect())
     }
+}
+
+/// What it sees of a file is how long it is.
+fn media_bytes(request: &ChatRequest) -> Result<usize> {
+    let mut bytes = 0;
+    for (_, _, part) in request.media() {
+        let Part::MediaFile { media_file } = part else {
+            return Err(Error::invalid("messages", "an engine is given files"));
+        };
+        let file = std::fs::read(&media_file.path)
+            .map_err(|error| Error::invalid("messages", error.to_string()))?;
+        bytes += file.len();
+    }
+    Ok(bytes)
 }
 
 /// A slot is busy as long as this lives.

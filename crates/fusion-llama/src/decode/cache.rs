@@ -2,7 +2,7 @@
 
 use llama_cpp_4::context::LlamaContext;
 
-use super::ledger::Ledger;
+use super::{ledger::Ledger, piece::Pieces};
 
 pub(super) struct Cache<'model> {
     pub(super) context: LlamaContext<'model>,
@@ -42,14 +42,16 @@ impl<'model> Cache<'model> {
 
     /// Clears all but the first `tokens` of a slot, or all of it where the model's memory can't be cut (recurrent state) or has
     /// lost the beginning (sliding windows).
-    pub(super) fn keep(&mut self, slot: usize, tokens: usize) {
-        let end = u32::try_from(tokens).ok();
+    ///
+    /// `pieces` are those of the slot whose tokens are kept, here as below.
+    pub(super) fn keep(&mut self, slot: usize, tokens: usize, pieces: &Pieces) {
+        let end = u32::try_from(pieces.position(tokens)).ok();
         let cut = tokens > 0
             && matches!(
                 self.context.clear_kv_cache_seq(Some(id(slot)), end, None),
                 Ok(true)
             );
-        if cut && self.is_whole(slot, tokens) {
+        if cut && self.is_whole(slot, tokens, pieces) {
             self.ledger.truncate(slot, tokens);
         } else {
             self.clear(slot);
@@ -57,13 +59,12 @@ impl<'model> Cache<'model> {
     }
 
     /// Gives a slot the first `tokens` of another one, in place of what it held. No cell is copied: they are in both.
-    pub(super) fn share(&mut self, from: usize, to: usize, tokens: usize) {
+    pub(super) fn share(&mut self, from: usize, to: usize, tokens: usize, pieces: &Pieces) {
         self.clear(to);
         let (source, target) = (sequence(from), sequence(to));
-        let copied =
-            self.context
-                .copy_kv_cache_seq(source, target, Some(0), u32::try_from(tokens).ok());
-        if copied.is_ok() && self.is_whole(to, tokens) {
+        let end = u32::try_from(pieces.position(tokens)).ok();
+        let copied = self.context.copy_kv_cache_seq(source, target, Some(0), end);
+        if copied.is_ok() && self.is_whole(to, tokens, pieces) {
             self.ledger.share(from, to, tokens);
         } else {
             self.clear(to);
@@ -81,14 +82,15 @@ impl<'model> Cache<'model> {
         (written == bytes).then_some(state)
     }
 
-    /// Gives a slot cells that were copied out with so many tokens, in place of what it held; false where they don't fit.
+    /// Gives a slot cells that were copied out with so many tokens, all of text, in place of what it held; false where they don't
+    /// fit.
     pub(super) fn copy_in(&mut self, slot: usize, state: &[u8], tokens: usize) -> bool {
         if tokens > self.ledger.free() + self.ledger.alone_beyond(slot, 0) {
             return false;
         }
         self.clear(slot);
         let read = self.context.state_seq_set_data(state, sequence(slot));
-        if read == 0 || !self.is_whole(slot, tokens) {
+        if read == 0 || !self.is_whole(slot, tokens, &Pieces::default()) {
             self.clear(slot);
             return false;
         }
@@ -102,11 +104,12 @@ impl<'model> Cache<'model> {
         self.ledger.truncate(slot, 0);
     }
 
-    fn is_whole(&self, slot: usize, tokens: usize) -> bool {
+    fn is_whole(&self, slot: usize, tokens: usize, pieces: &Pieces) -> bool {
         let sequence = sequence(slot);
+        let last = usize::try_from(self.context.kv_cache_seq_pos_max(sequence));
+        let expected = pieces.reached(tokens)..pieces.position(tokens);
         self.context.memory_seq_pos_min(sequence) == 0
-            && usize::try_from(self.context.kv_cache_seq_pos_max(sequence))
-                .is_ok_and(|last| last + 1 == tokens)
+            && last.is_ok_and(|last| expected.contains(&last))
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     job::{Job, Output},
     mixes,
     pace::Pace,
+    piece::number,
     plan::{Ready, Room, Share, plan},
     shared::{Shared, add},
     slot::{PATIENCE, Slot},
@@ -30,7 +31,7 @@ pub(super) struct Decoder<'model> {
     pub(super) cache: Cache<'model>,
     pub(super) slots: Vec<Slot>,
     pub(super) stowed: Stowed,
-    adapters: LoadedAdapters,
+    pub(super) adapters: LoadedAdapters,
     draft: Draft<'model>,
     /// Tokens guessed at once for a stream, at most.
     most_guesses: usize,
@@ -82,14 +83,18 @@ impl<'model> Decoder<'model> {
             self.slots.iter_mut().for_each(Slot::look_at_client);
             self.resume();
             self.stow_idle();
+            self.ask_for_vectors();
             let shares = self.plan();
-            if shares.is_empty() {
+            if shares.is_empty() && !self.sees() {
                 self.publish();
                 self.wait();
-            } else {
-                self.step(&shares);
-                self.publish();
+                continue;
             }
+            if !shares.is_empty() {
+                self.step(&shares);
+            }
+            self.see();
+            self.publish();
         }
     }
 
@@ -123,10 +128,8 @@ impl<'model> Decoder<'model> {
         loop {
             let ready: Vec<_> = (0..self.slots.len())
                 .filter(|&slot| self.slots[slot].is_ready())
-                .map(|slot| Ready {
-                    slot,
-                    unread: self.unread(slot),
-                })
+                .map(|slot| self.ready(slot))
+                .filter(|ready| ready.unread > 0)
                 .collect();
             let free = self.cache.ledger().free();
             let (ready, streams_elsewhere) = self.next_mix(ready);
@@ -167,6 +170,34 @@ impl<'model> Decoder<'model> {
             prefill_beside_streams: self.pace.prefill_beside_streams(self.limit),
             streams_elsewhere,
         }
+    }
+
+    /// The text that a slot has to read, up to the next image or sound.
+    fn ready(&self, slot: usize) -> Ready {
+        let unread = self.unread(slot);
+        let text = self.slots[slot].pieces().text_from(self.cache.held(slot));
+        Ready {
+            slot,
+            unread: unread.min(text),
+            more: text < unread,
+        }
+    }
+
+    /// Cells of an image that may be read at once.
+    pub(super) fn allowance(&self) -> usize {
+        let streams =
+            (0..self.slots.len()).any(|slot| self.slots[slot].is_ready() && self.unread(slot) == 1);
+        let room = self.room(self.limit, false);
+        if streams {
+            room.prefill_beside_streams.min(room.batch)
+        } else {
+            room.batch
+        }
+    }
+
+    /// So many cells of an image were read since then.
+    pub(super) fn observe(&mut self, cells: usize, began: Instant) {
+        self.pace.observe(0, cells, began.elapsed());
     }
 
     /// Tokens of a slot's request that the model hasn't read.
@@ -216,7 +247,8 @@ impl<'model> Decoder<'model> {
         for (guesses, share) in guesses.iter_mut().zip(shares) {
             let slot = &self.slots[share.slot];
             let most = self.most_guesses.min(slot.most_guesses()).min(free);
-            if most > 0 {
+            // Whoever guesses reads tokens, and an image has none.
+            if most > 0 && slot.pieces().is_plain() {
                 *guesses = self.draft.propose(share.slot, slot.tokens(), most);
                 free -= guesses.len();
             }
@@ -231,10 +263,13 @@ impl<'model> Decoder<'model> {
         for (share, guesses) in shares.iter().zip(guesses) {
             let held = self.cache.held(share.slot);
             let unread = self.slots[share.slot].unread(held, share.tokens);
-            let guessed = (held + share.tokens..).zip(guesses.iter().copied());
+            let slot = &self.slots[share.slot];
+            let guessed = (held + share.tokens..)
+                .map(|cell| slot.pieces().position(cell))
+                .zip(guesses.iter().copied());
             for (index, (position, token)) in unread.chain(guessed).enumerate() {
                 let draws = share.draws && index + 1 >= share.tokens;
-                let position = i32::try_from(position).unwrap_or(i32::MAX);
+                let position = number(position);
                 self.batch
                     .add(token, position, &[sequence(share.slot)], draws)
                     .map_err(|error| Failure::Other(error.to_string()))?;
@@ -300,7 +335,8 @@ impl<'model> Decoder<'model> {
 
     /// Takes wrong guesses out of the cache.
     fn forget_guesses(&mut self, slot: usize, held: usize) {
-        self.cache.keep(slot, held);
+        let pieces = self.slots[slot].pieces();
+        self.cache.keep(slot, held, pieces);
         if self.cache.held(slot) != held {
             tracing::warn!("this model's memory can't be cut, so nothing is guessed any more");
             self.draft = Draft::Nobody;

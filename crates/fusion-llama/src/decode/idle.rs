@@ -1,6 +1,6 @@
 //! What slots hold goes out of the KV cache while nobody needs it, and comes back when somebody does.
 
-use super::{decoder::Decoder, stowed::Prefix};
+use super::{decoder::Decoder, piece::Pieces, stowed::Prefix};
 
 /// Attention looks at this many cells in any case.
 const FREE_OF_CHARGE: usize = 256;
@@ -24,8 +24,11 @@ impl Decoder<'_> {
         }
     }
 
-    /// Copies what a slot holds out of the cache; false where that is too much to keep.
+    /// Copies what a slot holds out of the cache; false where that is too much to keep, or not text alone.
     pub(super) fn stow(&mut self, slot: usize) -> bool {
+        if !self.slots[slot].pieces().is_plain() {
+            return false;
+        }
         let held = self.cache.held(slot);
         let tokens = &self.slots[slot].tokens()[..held];
         let mix = self.slots[slot].mix().clone();
@@ -48,7 +51,7 @@ impl Decoder<'_> {
         };
         let copied = self.cache.copy_in(slot, &prefix.state, prefix.tokens.len());
         if copied {
-            self.cache.keep(slot, common);
+            self.cache.keep(slot, common, &Pieces::default());
         }
         copied
     }

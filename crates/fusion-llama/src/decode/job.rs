@@ -4,6 +4,7 @@ use fusion_engine::types::{Error, chat::FinishReason};
 use llama_cpp_4::{common_sampler::CommonSampler, token::LlamaToken};
 use tokio::sync::mpsc;
 
+use super::piece::Pieces;
 use crate::adapters::Mix;
 
 /// Outputs that may wait for the client's task; room for a token and the end of the generation is the least that works.
@@ -13,6 +14,8 @@ pub(crate) const OUTPUTS: usize = 32;
 pub(crate) struct Job {
     /// At least one token, and fewer than the context holds.
     pub(crate) prompt: Vec<LlamaToken>,
+    /// Its images and sounds; their cells have numbers below zero in the prompt.
+    pub(crate) pieces: Pieces,
     /// At least 1; prompt and answer together fit the context.
     pub(crate) max_tokens: usize,
     pub(crate) sampler: CommonSampler,

@@ -12,8 +12,10 @@ mod job;
 mod ledger;
 mod mixes;
 mod pace;
+mod piece;
 mod plan;
 mod prefix;
+mod see;
 mod shared;
 mod slot;
 mod stowed;
@@ -22,4 +24,5 @@ mod turns;
 
 pub(crate) use draft::{MOST_STREAMS, differs};
 pub(crate) use job::{Job, OUTPUTS, Output};
+pub(crate) use piece::{Piece, Pieces, Places};
 pub(crate) use thread::{DecodeThread, Waker};

@@ -6,6 +6,8 @@ pub(crate) struct Ready {
     pub(crate) slot: usize,
     /// Tokens that the model hasn't read yet, at least 1. A slot that generates has exactly its last token.
     pub(crate) unread: usize,
+    /// An image or a sound comes after them, so that nothing can be drawn yet.
+    pub(crate) more: bool,
 }
 
 /// A slot's part of a batch: its next `tokens` unread tokens.
@@ -66,7 +68,7 @@ fn share(slot: Ready, tokens: usize) -> Share {
     Share {
         slot: slot.slot,
         tokens,
-        draws: tokens == slot.unread,
+        draws: tokens == slot.unread && !slot.more,
     }
 }
 
@@ -86,7 +88,11 @@ mod tests {
         unread
             .iter()
             .enumerate()
-            .map(|(slot, &unread)| Ready { slot, unread })
+            .map(|(slot, &unread)| Ready {
+                slot,
+                unread,
+                more: false,
+            })
             .collect()
     }
 
@@ -118,6 +124,16 @@ mod tests {
             tokens(&shares),
             [(0, 14, false), (1, 6, true), (2, 1, true)]
         );
+    }
+
+    #[test]
+    fn before_an_image_nothing_is_drawn() {
+        let slot = Ready {
+            slot: 0,
+            unread: 6,
+            more: true,
+        };
+        assert_eq!(tokens(&plan(&[slot], ROOM)), [(0, 6, false)]);
     }
 
     proptest! {

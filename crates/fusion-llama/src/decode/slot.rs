@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use llama_cpp_4::token::LlamaToken;
 
-use super::job::{Job, Output};
+use super::{
+    job::{Job, Output},
+    piece::Pieces,
+};
 use crate::adapters::Mix;
 
 /// A client that has left its channel full for so long is not waited for when others need the room.
@@ -16,6 +19,8 @@ pub(super) struct Slot {
     tokens: Vec<LlamaToken>,
     /// The adapters that they were and will be read with.
     mix: Mix,
+    /// Images and sounds among them.
+    pieces: Pieces,
     request: Option<Request>,
     last_used: u64,
 }
@@ -82,6 +87,10 @@ impl Slot {
         &self.mix
     }
 
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
     /// When it was given its last request; higher is later.
     pub(super) fn last_used(&self) -> u64 {
         self.last_used
@@ -108,6 +117,7 @@ impl Slot {
     pub(super) fn take(&mut self, mut job: Job, now: u64) {
         self.tokens = std::mem::take(&mut job.prompt);
         self.mix = std::mem::take(&mut job.mix);
+        self.pieces = std::mem::take(&mut job.pieces);
         self.last_used = now;
         self.request = Some(Request {
             job,
@@ -150,6 +160,7 @@ impl Slot {
             .enumerate()
             .skip(held)
             .take(count)
+            .map(|(cell, token)| (self.pieces.position(cell), token))
     }
 
     pub(super) fn job_mut(&mut self) -> Option<&mut Job> {
@@ -175,6 +186,7 @@ impl Slot {
     /// Ends the request without a word.
     pub(super) fn release(&mut self) {
         self.request = None;
+        self.pieces.forget_vectors();
     }
 
     fn send(&self, output: Output) {

@@ -56,7 +56,8 @@ impl Decoder<'_> {
         if chosen.lost > 0 {
             self.stow(chosen.slot);
         }
-        self.cache.keep(chosen.slot, own);
+        let pieces = self.slots[chosen.slot].pieces();
+        self.cache.keep(chosen.slot, own, pieces);
         self.taken += 1;
         add(&self.shared.tokens_in, job.prompt.len());
         self.slots[chosen.slot].take(job, self.taken);
@@ -92,7 +93,8 @@ impl Decoder<'_> {
             return;
         }
         if let Some((donor, common)) = self.donor(slot) {
-            self.cache.share(donor, slot, common);
+            let pieces = self.slots[donor].pieces();
+            self.cache.share(donor, slot, common, pieces);
         }
     }
 
@@ -209,13 +211,14 @@ impl Decoder<'_> {
             .max_by_key(|&(_, common)| common)
     }
 
-    /// Tokens at the beginning of a prompt that a slot holds, read with the same adapters.
+    /// Tokens at the beginning of a prompt that a slot holds, read with the same adapters. Ends with text or a whole image.
     fn common(&self, slot: usize, reusable: &[LlamaToken], mix: &Mix) -> usize {
-        if self.slots[slot].mix() != mix {
+        let it = &self.slots[slot];
+        if it.mix() != mix {
             return 0;
         }
-        let held = &self.slots[slot].tokens()[..self.cache.held(slot)];
-        common_prefix(held, reusable)
+        let held = &it.tokens()[..self.cache.held(slot)];
+        it.pieces().uncut(common_prefix(held, reusable))
     }
 }
 

@@ -1,10 +1,13 @@
 //! The head of a GGUF file: what can be known of a model without loading it, and whether its tensors are all there.
 
 mod fingerprint;
+#[cfg(test)]
+mod hostile;
 mod reader;
 mod tensor_type;
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -28,6 +31,8 @@ pub(crate) struct Gguf {
     causal: Option<bool>,
     /// Whether the model scores texts: it has a classification head.
     pub(crate) has_head: bool,
+    /// What a projector says of itself in whole numbers, by key.
+    numbers: HashMap<String, u64>,
     parts: Vec<Part>,
 }
 
@@ -47,6 +52,7 @@ struct Head {
     causal: Option<bool>,
     has_head: bool,
     split_count: u64,
+    numbers: HashMap<String, u64>,
     tensor_bytes: u64,
     head_bytes: u64,
     file_bytes: u64,
@@ -85,6 +91,7 @@ impl Gguf {
             pooling: first.pooling.and_then(|number| u32::try_from(number).ok()),
             causal: first.causal,
             has_head,
+            numbers: first.numbers,
             parts,
         })
     }
@@ -94,6 +101,11 @@ impl Gguf {
         let name = &self.architecture;
         let reads_both_ways = name.contains("bert") || name.starts_with("gemma-embedding");
         self.causal.unwrap_or(true) && !reads_both_ways
+    }
+
+    /// A number in a projector's metadata.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.numbers.get(key).copied()
     }
 
     /// Identifies the weights and everything that goes with them: see [`fingerprint`].
@@ -171,6 +183,9 @@ fn read_after_magic(reader: &mut Reader) -> io::Result<Head> {
     if head.head_bytes.saturating_add(ends) > head.file_bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    if head.tensor_bytes > head.file_bytes {
+        return Err(broken("tensors that lie over each other".to_owned()));
+    }
     Ok(head)
 }
 
@@ -192,6 +207,9 @@ fn read_metadata(reader: &mut Reader, values: u64) -> io::Result<Head> {
             }
             (key, Value::Bool(causal)) if key.ends_with(".attention.causal") => {
                 head.causal = Some(causal)
+            }
+            (key, Value::Unsigned(number)) if key.starts_with("clip.") => {
+                head.numbers.insert(key.to_owned(), number);
             }
             _ => {}
         }

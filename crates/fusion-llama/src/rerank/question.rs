@@ -105,7 +105,7 @@ impl Question {
             )]),
             ..ChatRequest::default()
         };
-        Ok(self.template.prompt(model, &request)?.tokens)
+        Ok(self.template.prompt(model, &request, None)?.tokens)
     }
 
     /// The prompt with as much of the document as fits; what a token less makes of the rest is found by trying.

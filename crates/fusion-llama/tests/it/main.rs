@@ -12,6 +12,7 @@ mod batching;
 mod chat;
 mod embed;
 mod limits;
+mod media;
 mod model;
 mod options;
 mod prefix;

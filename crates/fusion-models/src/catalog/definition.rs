@@ -122,7 +122,9 @@ impl Definition {
     pub(crate) fn expected_capabilities(&self) -> Vec<Capability> {
         match self.setup.model_type {
             ModelType::Lm => vec![Capability::Chat],
-            ModelType::Multimodal => vec![Capability::Chat, Capability::Vision],
+            ModelType::Multimodal => {
+                vec![Capability::Chat, Capability::Vision, Capability::AudioInput]
+            }
             // Only the tensor engine compares token by token.
             ModelType::Embeddings if self.setup.engine == LLAMA => vec![Capability::Embeddings],
             ModelType::Embeddings => vec![Capability::Embeddings, Capability::Rerank],

@@ -3,11 +3,15 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
-use fusion_types::{Error, Result, model::ModelType};
+use fusion_types::{
+    Error, Result,
+    model::ModelType,
+    projector::{is_projector, projector_of},
+};
 
 pub(super) const LLAMA: &str = "fusiond-llama";
 pub(super) const TENSOR: &str = "fusiond-tensor";
@@ -52,6 +56,7 @@ impl Kind {
     /// What such a model most likely is; a load request can say otherwise.
     pub(super) fn model_type(self, path: &Path) -> ModelType {
         match self {
+            Self::Gguf if projector(path).is_some() => ModelType::Multimodal,
             Self::Gguf => by_name(path),
             Self::Tensors => ModelType::Lm,
             Self::SentenceTransformers => ModelType::Embeddings,
@@ -64,7 +69,10 @@ impl Kind {
     /// `not_implemented` where no engine of ours does.
     pub(super) fn engine(self, model_type: ModelType) -> Result<&'static str> {
         match (self, model_type) {
-            (Self::Gguf, ModelType::Lm | ModelType::Embeddings | ModelType::Rerank) => Ok(LLAMA),
+            (
+                Self::Gguf,
+                ModelType::Lm | ModelType::Multimodal | ModelType::Embeddings | ModelType::Rerank,
+            ) => Ok(LLAMA),
             (
                 Self::SentenceTransformers | Self::Tensors,
                 ModelType::Embeddings | ModelType::Rerank,
@@ -101,6 +109,23 @@ fn starts_as_gguf(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The projector beside a GGUF, where there is one that belongs to it.
+pub(super) fn projector(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?;
+    let names: Vec<String> = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    // Most folders have none.
+    if !names.iter().any(|name| is_projector(name)) {
+        return None;
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let name = projector_of(path.file_name()?.to_str()?, &names)?;
+    Some(folder.join(name))
 }
 
 /// Size of the weights, and when they were last written, in milliseconds since 1970. A model in several files counts whole.

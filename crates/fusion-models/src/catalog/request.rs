@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use super::{
     adapters,
     definition::{Definition, Origin, Setup},
-    inspect::{Kind, weigh},
+    inspect::{Kind, projector, weigh},
     names::{check_alias, check_id, id_of},
     scan::{is_model_file, named, scan},
 };
@@ -292,7 +292,7 @@ fn served_by(
         return Ok((wanted.unwrap_or(guess), engine_name(config, engine)?));
     }
     let kind = kind?;
-    let model_type = wanted.unwrap_or(kind.model_type(path));
+    let model_type = wanted.unwrap_or_else(|| kind.model_type(path));
     Ok((model_type, kind.engine(model_type)?.to_owned()))
 }
 
@@ -384,7 +384,14 @@ pub(super) fn plain(
     engine: &str,
     origin: Origin,
 ) -> Definition {
-    let (file_bytes, modified) = weigh(&path);
+    let (mut file_bytes, mut modified) = weigh(&path);
+    // A model with a projector is both files: another projector is another model.
+    if model_type == ModelType::Multimodal
+        && let Some((bytes, time)) = projector(&path).map(|path| weigh(&path))
+    {
+        file_bytes += bytes;
+        modified = modified.max(time);
+    }
     Definition {
         id,
         setup: Setup {

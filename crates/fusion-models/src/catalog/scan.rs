@@ -185,17 +185,16 @@ mod tests {
         let found = scan(&Config::new(folder.path(), 0));
         let rows: Vec<_> = found
             .iter()
-            .map(|model| (model.id.as_str(), model.setup.engine.as_str()))
+            .map(|model| (model.id.as_str(), model.setup.model_type.as_str()))
             .collect();
-        let llama = "fusiond-llama";
         assert_eq!(
             rows,
             [
-                ("big", llama),
-                ("mini", "fusiond-tensor"),
-                ("one", llama),
-                ("state-of-mind", llama),
-                ("two", llama)
+                ("big", "lm"),
+                ("mini", "embeddings"),
+                ("one", "lm"),
+                ("state-of-mind", "lm"),
+                ("two", "multimodal")
             ]
         );
         assert_eq!(found[0].file_bytes, 16);

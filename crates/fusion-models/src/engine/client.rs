@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     chat::{self, ChatEvents},
-    foreign,
+    foreign, inline,
     supervisor::{Life, Stop},
     translate,
     wire::{Response, Wire, WireError},
@@ -77,7 +77,8 @@ impl Client {
         let response = match &self.peculiar {
             None => self.post(PATH, request).await?,
             Some(peculiar) => {
-                let body = translate::chat_body(request, &peculiar.model)?;
+                let request = inline::with_data(request).await?;
+                let body = translate::chat_body(&request, &peculiar.model)?;
                 self.post(PATH, &body).await?
             }
         };

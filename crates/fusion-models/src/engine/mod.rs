@@ -5,6 +5,7 @@ mod client;
 mod command;
 mod footprint;
 mod foreign;
+mod inline;
 mod limiter;
 mod log_ring;
 mod predict;

@@ -64,10 +64,8 @@ async fn an_answer_comes_with_sources_and_citations_that_can_be_checked() {
         (prompt.messages[0].role, prompt.sampling.temperature),
         (Role::System, Some(0.0))
     );
-    assert!(
-        prompt.messages[1].content.contains("Source [1]:")
-            && prompt.messages[1].content.ends_with("How many ships?")
-    );
+    let text = prompt.messages[1].content.text();
+    assert!(text.contains("Source [1]:") && text.ends_with("How many ships?"));
 }
 
 #[tokio::test]
@@ -222,7 +220,7 @@ async fn the_prompt_fits_a_small_model() {
     let words: usize = prompt
         .messages
         .iter()
-        .map(|message| message.content.split_whitespace().count())
+        .map(|message| message.content.text().split_whitespace().count())
         .sum();
     assert_eq!(prompt.max_tokens, Some(256), "half of the context at most");
     assert!(words + 256 <= 512, "{words} words");

@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) jobs: Jobs,
     pub(crate) webhooks: Webhooks,
     pub(crate) outgoing_allow: Vec<String>,
+    pub(crate) media: Media,
     pub(crate) log: Log,
 }
 
@@ -135,6 +136,15 @@ pub(crate) struct Webhooks {
     pub(crate) secret: Option<String>,
 }
 
+/// Images and sounds in chats.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Media {
+    /// Bytes of one file.
+    pub(crate) file: usize,
+    /// For fetching all that one request names.
+    pub(crate) fetch: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     pub(crate) level: String,
@@ -191,6 +201,10 @@ impl Config {
                 secret: text(reader, "webhooks.secret"),
             },
             outgoing_allow: reader.take("outgoing.allow"),
+            media: Media {
+                file: megabytes(reader, "media.max_file_mb"),
+                fetch: seconds(reader, "media.fetch_timeout_seconds"),
+            },
             log: Log {
                 level: reader.take("telemetry.log_level"),
                 json: reader.take::<String>("telemetry.log_format") == "json",

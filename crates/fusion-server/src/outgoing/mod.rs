@@ -1,6 +1,7 @@
 //! The one guarded way out: http(s) to addresses that are public, or that the configuration allows.
 
 mod allow;
+mod fetch;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -114,8 +114,8 @@ async fn every_bad_request_gets_its_code() {
         (
             "/v1/chat/completions",
             json!({ "model": "echo", "messages": image }),
-            501,
-            "not_implemented",
+            400,
+            "invalid_value",
         ),
         (
             "/v1/embeddings",

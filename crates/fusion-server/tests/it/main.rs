@@ -20,6 +20,7 @@ mod hostile;
 mod jobs;
 mod kill;
 mod known;
+mod media;
 mod pull;
 mod quantize;
 mod rag;

@@ -83,6 +83,12 @@ impl Home {
         self
     }
 
+    /// Adds to the configuration file.
+    pub(crate) fn configured(mut self, text: &str) -> Self {
+        writeln!(self.config, "{text}").unwrap();
+        self
+    }
+
     pub(crate) fn argument(mut self, flag: &str, value: &str) -> Self {
         self.arguments
             .extend([format!("--{flag}"), value.to_owned()]);

@@ -39,7 +39,11 @@ pub(super) fn parse(work: &Work) -> Result<Chat> {
 
 impl Chat {
     pub(super) fn size(&self) -> WorkSize {
-        let texts = self.0.messages.iter().map(|message| message.content.len());
+        let texts = self
+            .0
+            .messages
+            .iter()
+            .map(|message| message.content.text().len());
         WorkSize {
             prompt_tokens: rough_tokens(texts.sum()),
             max_tokens: self.0.max_tokens.unwrap_or(TYPICAL_ANSWER),
