@@ -17,21 +17,18 @@ use crate::ChatStream;
 
 /// Every event as it comes, then `[DONE]`; an error ends the stream without it. Dropping the response drops the generation.
 pub(crate) fn stream(model: String, events: ChatStream) -> Response {
-    let done = stream::iter([Ok("data: [DONE]\n\n".to_owned())]);
-    let lines = events
-        .map(move |event| event.map(|event| line(&chunk(&model, event))))
-        .chain(done)
-        .scan(false, |ended, item: Result<String>| {
-            let next = (!*ended).then(|| match item {
-                Ok(line) => line,
-                Err(error) => {
-                    *ended = true;
-                    line(&ErrorBody::from(&error))
-                }
+    let events = events.map(Some).chain(stream::iter([None]));
+    let pieces = events
+        .ready_chunks(MOST_AT_ONCE)
+        .scan(false, move |ended, events| {
+            let piece = (!*ended).then(|| {
+                let (text, failed) = piece(&model, events);
+                *ended = failed;
+                text
             });
-            futures::future::ready(next)
+            futures::future::ready(piece)
         });
-    let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
+    let body = Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>));
     (
         [
             (header::CONTENT_TYPE, "text/event-stream"),
@@ -40,6 +37,25 @@ pub(crate) fn stream(model: String, events: ChatStream) -> Response {
         body,
     )
         .into_response()
+}
+
+/// Events that are there together leave together; no event waits for another.
+const MOST_AT_ONCE: usize = 32;
+
+/// The lines of some events, of which `None` is the end; an error among them is the last line, and is told.
+fn piece(model: &str, events: Vec<Option<Result<ChatEvent>>>) -> (String, bool) {
+    let mut text = String::new();
+    for event in events {
+        match event {
+            Some(Ok(event)) => text.push_str(&line(&chunk(model, event))),
+            Some(Err(error)) => {
+                text.push_str(&line(&ErrorBody::from(&error)));
+                return (text, true);
+            }
+            None => text.push_str("data: [DONE]\n\n"),
+        }
+    }
+    (text, false)
 }
 
 /// The whole answer as one `chat.completion`.

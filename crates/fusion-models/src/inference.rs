@@ -17,7 +17,7 @@ use fusion_types::{
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 
-use crate::{Models, engine::ChatEvents, lease::Lease, routing, stats::Clock};
+use crate::{Models, engine::ChatEvents, lease::Lease, stats::Clock};
 
 #[async_trait]
 impl Inference for Models {
@@ -172,7 +172,7 @@ impl ModelPlanner for Models {
     }
 
     fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Choice> {
-        let route = routing::choose(&self.view().routable(), model, needs)?;
+        let route = self.view().choose(model, needs)?;
         let reason = route.reason.unwrap_or_else(|| "named".to_owned());
         Ok(Choice {
             model: route.model,
@@ -181,7 +181,7 @@ impl ModelPlanner for Models {
     }
 
     fn estimate(&self, model: &ModelId, _work: &WorkSize) -> WorkEstimate {
-        let outlook = self.view().outlooks.get(model).copied().unwrap_or_default();
+        let outlook = self.view().outlook(model);
         WorkEstimate {
             wait: outlook.wait,
             run: outlook.run,

@@ -6,6 +6,7 @@ use fusion_types::{Error, model::ModelId};
 
 use crate::{
     engine::Engine,
+    gate::Gate,
     registry::{Mailbox, Message},
     scheduler::board::Incarnation,
     stats::Sample,
@@ -15,6 +16,7 @@ use crate::{
 pub(crate) struct Lease {
     pub(crate) model: ModelId,
     pub(crate) engine: Arc<Engine>,
+    gate: Arc<Gate>,
     incarnation: Incarnation,
     since: Instant,
     sample: Option<Sample>,
@@ -26,12 +28,14 @@ impl Lease {
     pub(crate) fn new(
         model: ModelId,
         engine: Arc<Engine>,
+        gate: Arc<Gate>,
         incarnation: Incarnation,
         mailbox: Mailbox,
     ) -> Self {
         Self {
             model,
             engine,
+            gate,
             incarnation,
             since: Instant::now(),
             sample: None,
@@ -55,13 +59,18 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let (held, sample) = (self.since.elapsed(), self.sample);
+        let failed = self.error.is_some();
+        let matters = self.gate.leave(self.incarnation, held, sample, failed);
+        let message = match self.error.take() {
+            Some(error) => Message::Failed {
+                model: self.model.clone(),
+                error,
+            },
+            None if matters => Message::Look,
+            None => return,
+        };
         // Without a registry there is nobody left to whom it could matter.
-        let _ = self.mailbox.send(Message::Released {
-            model: self.model.clone(),
-            incarnation: self.incarnation,
-            held: self.since.elapsed(),
-            sample: self.sample,
-            error: self.error.take(),
-        });
+        let _ = self.mailbox.send(message);
     }
 }

@@ -9,6 +9,7 @@ mod config;
 pub mod download;
 mod engine;
 mod eviction;
+mod gate;
 mod inference;
 mod lease;
 mod machine;

@@ -224,7 +224,7 @@ impl Models {
 
     /// All that is loaded or could be, by id.
     pub fn cards(&self) -> Arc<[ModelCard]> {
-        self.view().cards.clone()
+        self.view().cards()
     }
 
     /// By id or alias.
@@ -233,13 +233,8 @@ impl Models {
     /// `model_not_found` with the nearest names.
     pub fn card(&self, name: &str) -> Result<ModelCard> {
         let view = self.view();
-        let route = routing::choose(
-            &view.routable(),
-            &ModelRef::Named(name.to_owned()),
-            &Needs::default(),
-        )?;
-        let card = view.cards.iter().find(|card| card.id == route.model);
-        card.cloned()
+        let route = view.choose(&ModelRef::Named(name.to_owned()), &Needs::default())?;
+        view.card(&route.model)
             .ok_or_else(|| routing::not_found(name, std::iter::empty()))
     }
 
@@ -263,7 +258,7 @@ impl Models {
     }
 
     pub fn queue_stats(&self) -> QueueStats {
-        self.view().queues.clone()
+        self.view().queues()
     }
 
     /// Looks again at the models folder, for files that came since.
@@ -293,12 +288,21 @@ impl Models {
             capability,
             min_context: None,
         };
-        let mut route = routing::choose(&self.view().routable(), model, &needs);
+        let mut view = self.view();
+        let mut route = view.choose(model, &needs);
         if route.is_err() && self.may_rescan() {
             self.rescan().await?;
-            route = routing::choose(&self.view().routable(), model, &needs);
+            view = self.view();
+            route = view.choose(model, &needs);
         }
         let route = route?;
+        let gate = view.gate(&route.model);
+        if let Some(lease) =
+            gate.and_then(|gate| gate.enter(&route.model, &call.tenant, &self.0.mailbox))
+        {
+            return Ok((lease, route));
+        }
+        drop(view);
         let (model, deadline) = (route.model.clone(), call.deadline);
         let lease = self
             .wait(|waiter, reply| Message::Acquire {

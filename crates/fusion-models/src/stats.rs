@@ -9,7 +9,7 @@ use fusion_types::{
     chat::{ChatEvent, Usage},
     model::ModelId,
 };
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 
 use crate::{ModelStats, Percentiles};
 
@@ -97,7 +97,10 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn add(&mut self, sample: Sample) {
+    pub(crate) fn extend(&mut self, sample: Option<Sample>) {
+        let Some(sample) = sample else {
+            return;
+        };
         if self.samples.len() == WINDOW {
             self.samples.pop_front();
         }
@@ -139,21 +142,37 @@ fn percentiles(values: impl Iterator<Item = f64>) -> Option<Percentiles> {
     })
 }
 
-/// For `/metrics`: a slot was given to a request.
-pub(crate) fn count_request(model: &ModelId) {
-    counter!("fusiond_model_requests_total", "model" => model.to_string()).increment(1);
+/// A model's figures for `/metrics`, looked up once.
+pub(crate) struct Counters {
+    requests: Counter,
+    tokens_in: Counter,
+    tokens_out: Counter,
+    first_token: Histogram,
 }
 
-/// For `/metrics`: a request was answered whole.
-pub(crate) fn count_sample(model: &ModelId, sample: &Sample) {
-    let model = || model.to_string();
-    counter!("fusiond_model_prompt_tokens_total", "model" => model())
-        .increment(u64::from(sample.tokens_in));
-    counter!("fusiond_model_completion_tokens_total", "model" => model())
-        .increment(u64::from(sample.tokens_out));
-    if let Some(first) = sample.first_token {
-        histogram!("fusiond_model_first_token_duration_seconds", "model" => model())
-            .record(first.as_secs_f64());
+impl Counters {
+    pub(crate) fn of(model: &ModelId) -> Self {
+        let model = || model.to_string();
+        Self {
+            requests: counter!("fusiond_model_requests_total", "model" => model()),
+            tokens_in: counter!("fusiond_model_prompt_tokens_total", "model" => model()),
+            tokens_out: counter!("fusiond_model_completion_tokens_total", "model" => model()),
+            first_token: histogram!("fusiond_model_first_token_duration_seconds", "model" => model()),
+        }
+    }
+
+    /// A slot was given to a request.
+    pub(crate) fn count_request(&self) {
+        self.requests.increment(1);
+    }
+
+    /// A request was answered whole.
+    pub(crate) fn count_sample(&self, sample: &Sample) {
+        self.tokens_in.increment(u64::from(sample.tokens_in));
+        self.tokens_out.increment(u64::from(sample.tokens_out));
+        if let Some(first) = sample.first_token {
+            self.first_token.record(first.as_secs_f64());
+        }
     }
 }
 
@@ -176,7 +195,7 @@ mod tests {
         let mut stats = Stats::default();
         assert_eq!(stats.report().latency_ms, None);
         for millis in (1..=WINDOW as u64).chain(1..=100).chain(101..=512) {
-            stats.add(sample(millis));
+            stats.extend(Some(sample(millis)));
         }
         let report = stats.report();
         assert_eq!(
@@ -196,7 +215,7 @@ mod tests {
     #[test]
     fn one_request_is_every_percentile() {
         let mut stats = Stats::default();
-        stats.add(sample(7));
+        stats.extend(Some(sample(7)));
         let all = stats.report().latency_ms.unwrap();
         assert_eq!((all.avg, all.p50, all.p95, all.p99), (7.0, 7.0, 7.0, 7.0));
     }

@@ -109,8 +109,10 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         tasks: groups.requests.tasks.clone(),
         draining: groups.requests.token.clone(),
     };
+    let lanes = http::Lanes::start()
+        .map_err(|error| Error::internal(format!("can't start a thread: {error}")))?;
     announce(&listener)?;
-    answer(listener, app, &groups.requests, config.server.drain).await;
+    answer(listener, app, &groups.requests, lanes, config.server.drain).await;
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
     storage.close().await
@@ -140,13 +142,19 @@ fn announce(listener: &TcpListener) -> Result<()> {
 }
 
 /// Answers until asked to stop; then running requests have until the end of the drain.
-async fn answer(listener: TcpListener, app: App, requests: &Group, drain: Duration) {
+async fn answer(
+    listener: TcpListener,
+    app: App,
+    requests: &Group,
+    lanes: http::Lanes,
+    drain: Duration,
+) {
     let stop = requests.token.clone();
     requests.spawn(async move {
         asked_to_stop().await;
         stop.cancel();
     });
-    http::serve(listener, http::router(app), requests).await;
+    http::serve(listener, http::router(app), requests, &lanes).await;
     tracing::info!("draining");
     requests.end("requests", drain).await;
 }

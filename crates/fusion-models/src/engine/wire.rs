@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
+    runtime,
 };
 
 /// Idle connections that are kept.
@@ -53,6 +54,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct Connection {
+    /// Whose events drive it. Elsewhere it would work as well, and wake two threads for each event.
+    home: runtime::Id,
     sender: SendRequest<Full<Bytes>>,
     /// Moves bytes while it is polled, and only then.
     driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
@@ -111,7 +114,16 @@ impl Wire {
 
     fn idle(&self) -> Option<Connection> {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find(|connection| connection.sender.is_ready())
+        let here = runtime::Handle::current().id();
+        loop {
+            let index = idle
+                .iter()
+                .rposition(|connection| connection.home == here)?;
+            let connection = idle.swap_remove(index);
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+        }
     }
 
     fn keep(&self, connection: Connection) {
@@ -134,10 +146,11 @@ impl Connection {
         };
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         let mut connection = Self {
+            home: runtime::Handle::current().id(),
             sender,
             driver: Box::pin(driver),
         };
-        let Self { sender, driver } = &mut connection;
+        let Self { sender, driver, .. } = &mut connection;
         driver.drive(sender.ready()).await?;
         Ok(connection)
     }
@@ -304,7 +317,7 @@ impl Response {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
-        let Connection { sender, driver } = &mut connection;
+        let Connection { sender, driver, .. } = &mut connection;
         if driver.drive(sender.ready()).await.is_ok() {
             self.wire.keep(connection);
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use fusion_types::{
-    Error, Timestamp,
+    Error,
     model::{ModelId, ModelStatus},
 };
 use tokio::sync::mpsc;
@@ -14,13 +14,11 @@ use crate::{
     LoadReport,
     catalog::Definition,
     engine::{self, Engine, LogRing, Start, StartError, Stop},
-    lease::Lease,
     memory::{Learned, Need},
     scheduler::{
         Decision, Why,
         board::{Incarnation, State, WaiterId},
     },
-    stats,
 };
 
 /// A measured footprint is kept again once it has changed by more than one part in so many.
@@ -44,19 +42,11 @@ impl Registry {
 
     fn grant(&mut self, waiter: WaiterId, id: &ModelId) {
         let reply = self.replies.remove(&waiter);
-        let (Some(entry), Some(model)) = (self.entries.get_mut(id), self.board.models.get(id))
-        else {
+        let (Some(entry), Some(mailbox)) = (self.entries.get(id), self.mailbox.upgrade()) else {
             return;
         };
-        let (Some(engine), Some(mailbox)) = (entry.engine.clone(), self.mailbox.upgrade()) else {
-            return;
-        };
-        entry.requests += 1;
-        stats::count_request(id);
-        entry.last_used_at = Some(Timestamp::now());
         // A lease that nobody takes is returned as it is dropped.
-        let lease = Lease::new(id.clone(), engine, model.incarnation, mailbox);
-        if let Some(Reply::Slot(reply)) = reply {
+        if let (Some(Reply::Slot(reply)), Some(lease)) = (reply, entry.gate.grant(id, &mailbox)) {
             let _ = reply.send(Ok(lease));
         }
     }

@@ -13,21 +13,21 @@ use fusion_types::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::view::load;
 use crate::{
     ModelInfo, UnloadReport,
     catalog::Definition,
     catalog::adapters,
-    engine::{Engine, Limiter, LogRing},
+    engine::{Engine, LogRing},
+    gate::Gate,
     memory::Learned,
     scheduler::board::{Model, State},
-    stats::Stats,
 };
 
 pub(super) struct Entry {
     pub(super) definition: Arc<Definition>,
     pub(super) engine: Option<Arc<Engine>>,
-    /// Where the engine's slots are found while it runs.
-    pub(super) limiter: Option<Limiter>,
+    pub(super) gate: Arc<Gate>,
     /// Gives up the start that is under way.
     pub(super) abort: CancellationToken,
     pub(super) log: LogRing,
@@ -37,10 +37,7 @@ pub(super) struct Entry {
     pub(super) measured: Option<u64>,
     pub(super) load_time: Option<Duration>,
     pub(super) loaded_at: Option<Timestamp>,
-    pub(super) last_used_at: Option<Timestamp>,
-    pub(super) requests: u64,
     pub(super) errors: u64,
-    pub(super) stats: Stats,
     pub(super) last_error: Option<String>,
     /// Models that made room for the last start.
     pub(super) evicted: Vec<ModelId>,
@@ -55,12 +52,12 @@ pub(super) struct Leaving {
 }
 
 impl Entry {
-    pub(super) fn new(definition: Definition, learned: Option<Learned>) -> Self {
+    pub(super) fn new(definition: Definition, learned: Option<Learned>, gate: Arc<Gate>) -> Self {
         let estimate = learned.as_ref().map(|learned| learned.need.estimate);
         Self {
             definition: Arc::new(definition),
             engine: None,
-            limiter: None,
+            gate,
             abort: CancellationToken::new(),
             log: LogRing::default(),
             known: learned.map(|learned| learned.card),
@@ -68,10 +65,7 @@ impl Entry {
             measured: None,
             load_time: None,
             loaded_at: None,
-            last_used_at: None,
-            requests: 0,
             errors: 0,
-            stats: Stats::default(),
             last_error: None,
             evicted: Vec::new(),
             leaving: Vec::new(),
@@ -80,7 +74,7 @@ impl Entry {
 
     /// The same id with another setup: what is known of the old one doesn't hold, what happened did.
     pub(super) fn set_up_anew(&mut self, definition: Definition, learned: Option<Learned>) {
-        let fresh = Self::new(definition, learned);
+        let fresh = Self::new(definition, learned, self.gate.clone());
         self.definition = fresh.definition;
         self.known = fresh.known;
         self.estimate = fresh.estimate;
@@ -101,7 +95,6 @@ impl Entry {
         } else {
             definition.setup.slots
         };
-        let waiting = u32::try_from(queued).unwrap_or(u32::MAX);
         let charged = Some(model.state.bytes()).filter(|_| model.state.is_resident());
         ModelCard {
             id: definition.id.clone(),
@@ -124,7 +117,7 @@ impl Entry {
             fingerprint: known.map(|card| card.fingerprint.as_str().into()),
             footprint_bytes: charged.or(model.predicted),
             file_bytes: definition.file_bytes,
-            load: model.leases.saturating_add(waiting) as f32 / slots.max(1) as f32,
+            load: load(model.leases, queued, slots),
             slots,
             pinned: definition.pinned,
             priority: definition.priority,
@@ -136,6 +129,7 @@ impl Entry {
     }
 
     pub(super) fn info(&self, model: &Model, queued: usize) -> ModelInfo {
+        let count = self.gate.count();
         ModelInfo {
             card: self.card(model, queued),
             engine: self.definition.setup.engine.clone(),
@@ -145,12 +139,12 @@ impl Entry {
             measured_bytes: self.measured,
             load_time: self.load_time,
             loaded_at: self.loaded_at,
-            last_used_at: self.last_used_at,
+            last_used_at: count.last_used_at,
             active_requests: model.leases,
             queued_requests: queued,
-            request_count: self.requests,
+            request_count: count.requests,
             error_count: self.errors,
-            stats: self.stats.report(),
+            stats: count.stats,
             recent_crashes: u32::try_from(model.backoff.recent_crashes()).unwrap_or(u32::MAX),
             last_error: self.last_error.clone(),
             log_tail: self.log.tail(),

@@ -13,11 +13,11 @@ use super::{
 use crate::{
     Diagnostics, EvictionReason, LoadPlan, LoadReport, UnloadReport,
     catalog::{Definition, Origin},
-    engine::{End, Limiter, Outcome, StartError, Stop},
+    engine::{End, Limiter, StartError, Stop},
+    gate::Gate,
     memory::{Learned, Need},
     routing, scheduler,
     scheduler::board::{Incarnation, Model, State, Waiter, WaiterId, Want},
-    stats,
 };
 
 impl Registry {
@@ -69,23 +69,9 @@ impl Registry {
                 self.board.withdraw(waiter);
                 self.replies.remove(&waiter);
             }
-            Message::Released {
-                model,
-                incarnation,
-                held,
-                sample,
-                error,
-            } => {
-                self.adapt(&model, incarnation, held, sample, error.is_some());
-                self.board.release(&model, incarnation, held, now);
-                if let (Some(entry), Some(sample)) = (self.entries.get_mut(&model), sample) {
-                    entry.stats.add(sample);
-                    stats::count_sample(&model, &sample);
-                }
-                if let Some(error) = error {
-                    self.note_error(&model, &error);
-                }
-            }
+            // The gates were looked at already.
+            Message::Look => {}
+            Message::Failed { model, error } => self.note_error(&model, &error),
             Message::Predicted { model, outcome } => self.predicted(&model, outcome, now),
             Message::Started {
                 model,
@@ -132,8 +118,11 @@ impl Registry {
             }
             None => {
                 model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
-                self.entries
-                    .insert(definition.id.clone(), Entry::new(definition, learned));
+                let gate = Gate::new(&definition.id, self.shares.cpu());
+                self.entries.insert(
+                    definition.id.clone(),
+                    Entry::new(definition, learned, gate.into()),
+                );
             }
         }
     }
@@ -431,12 +420,14 @@ impl Registry {
                 entry.measured = Some(bytes);
                 entry.load_time = Some(load_time);
                 entry.loaded_at = Some(Timestamp::now());
-                entry.limiter =
-                    (entry.definition.setup.auto_slots).then(|| Limiter::new(engine.card.slots));
-                let slots = entry
-                    .limiter
-                    .map_or(engine.card.slots, |found| found.limit());
+                let limiter = (entry.definition.setup.auto_slots)
+                    .then(|| Limiter::new(engine.card.slots));
+                let slots = limiter.map_or(engine.card.slots, |found| found.limit());
+                let slots = slots.max(1);
                 self.board.started(id, incarnation, bytes, slots, now);
+                entry
+                    .gate
+                    .attach(engine.clone(), incarnation, slots, limiter);
                 entry.engine = Some(engine);
             }
             Err(StartError { error, crashed }) => {
@@ -446,33 +437,6 @@ impl Registry {
                     .start_failed(id, incarnation, error, crashed, now);
                 self.left(id);
             }
-        }
-    }
-
-    /// A request came back: as many slots as the engine is found to be good for.
-    fn adapt(
-        &mut self,
-        id: &ModelId,
-        incarnation: Incarnation,
-        held: Duration,
-        sample: Option<stats::Sample>,
-        failed: bool,
-    ) {
-        let (Some(entry), Some(model)) = (self.entries.get_mut(id), self.board.models.get_mut(id))
-        else {
-            return;
-        };
-        let Some(limiter) = &mut entry.limiter else {
-            return;
-        };
-        // A client that went away says nothing of the engine.
-        let pace = sample.map(|sample| held.as_secs_f64() / sample.work());
-        if model.incarnation == incarnation && (failed || pace.is_some()) {
-            limiter.observe(Outcome {
-                pace: pace.filter(|_| !failed),
-                in_flight: model.leases,
-            });
-            model.slots = limiter.limit();
         }
     }
 
@@ -493,6 +457,7 @@ impl Registry {
             return;
         };
         entry.engine = None;
+        entry.gate.detach();
         entry.evicted.clear();
         for Leaving {
             reply,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::entry::Entry;
-use crate::{engine::Engine, scheduler::board::Board};
+use crate::{engine::Engine, gate::Cpu, scheduler::board::Board};
 
 /// The engines that are busy now, and how many threads each may use.
 #[derive(Clone, Default)]
@@ -22,7 +22,7 @@ struct Busy {
 }
 
 pub(super) struct Shares {
-    cores: u32,
+    cpu: Cpu,
     busy: watch::Sender<Busy>,
 }
 
@@ -30,7 +30,16 @@ impl Shares {
     pub(super) fn start(cores: u32, tasks: &TaskTracker) -> Self {
         let (busy, seen) = watch::channel(Busy::default());
         tasks.spawn(tell(seen));
-        Self { cores, busy }
+        let cpu = Cpu {
+            busy: Arc::default(),
+            cores: share(cores, 1),
+        };
+        Self { cpu, busy }
+    }
+
+    /// What gates need to know when the shares may have to change.
+    pub(super) fn cpu(&self) -> Cpu {
+        self.cpu.clone()
     }
 
     /// Notes which engines are busy. When none is, the last shares stand.
@@ -44,7 +53,7 @@ impl Shares {
         if engines.is_empty() {
             return;
         }
-        let threads = share(self.cores, engines.len());
+        let threads = share(self.cpu.cores, engines.len());
         self.busy.send_if_modified(|busy| {
             let same = busy
                 .engines

@@ -13,7 +13,6 @@ use crate::{
     lease::Lease,
     memory::Need,
     scheduler::board::{Incarnation, WaiterId},
-    stats::Sample,
 };
 
 pub(crate) type Mailbox = mpsc::UnboundedSender<Message>;
@@ -63,12 +62,12 @@ pub(crate) enum Message {
     Withdraw {
         waiter: WaiterId,
     },
-    Released {
+    /// A lease went out or came back in a way that may matter to others.
+    Look,
+    /// A request failed by the model's fault.
+    Failed {
         model: ModelId,
-        incarnation: Incarnation,
-        held: Duration,
-        sample: Option<Sample>,
-        error: Option<String>,
+        error: String,
     },
     Predicted {
         model: ModelId,

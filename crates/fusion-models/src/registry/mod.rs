@@ -154,6 +154,7 @@ impl Registry {
     }
 
     fn hear_batch(&mut self, first: Message, messages: &mut mpsc::UnboundedReceiver<Message>) {
+        self.shut_gates();
         self.hear(first);
         for _ in 0..BATCH {
             let Ok(message) = messages.try_recv() else {
@@ -164,11 +165,36 @@ impl Registry {
     }
 
     fn decide(&mut self) {
+        self.shut_gates();
         for decision in scheduler::settle(&mut self.board, Instant::now()) {
             self.carry_out(decision);
         }
         self.shares.balance(&self.board, &self.entries);
         self.publish();
+        self.open_gates();
+    }
+
+    /// What is known of leases holds from here on: nobody but the registry hands one out.
+    fn shut_gates(&mut self) {
+        for (id, entry) in &self.entries {
+            if entry.engine.is_some()
+                && let Some(usage) = entry.gate.shut()
+            {
+                self.board.used(id, usage);
+            }
+        }
+    }
+
+    fn open_gates(&self) {
+        let running = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.engine.is_some());
+        for (id, entry) in running {
+            if scheduler::is_open(&self.board, id) {
+                entry.gate.open();
+            }
+        }
     }
 
     fn publish(&self) {
@@ -187,6 +213,7 @@ impl Registry {
     /// Whoever still waits is refused, whatever still runs is ended, and nothing is left behind.
     async fn end(mut self, messages: mpsc::UnboundedReceiver<Message>) {
         drop(messages);
+        self.shut_gates();
         self.board.draining = true;
         for entry in self.entries.values() {
             if let Some(engine) = &entry.engine {

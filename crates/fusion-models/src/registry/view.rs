@@ -1,21 +1,46 @@
-//! What everybody may look at without asking: a snapshot, made anew after each change.
+//! What everybody may look at without asking: a snapshot, made anew after each change. Leases come and go without one, so
+//! their counts are read at the gates.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use fusion_types::model::{ModelCard, ModelId};
+use fusion_types::{
+    Result,
+    inference::Needs,
+    model::{ModelCard, ModelId},
+    model_ref::ModelRef,
+};
 
 use super::Registry;
-use crate::{ModelQueue, QueueStats, catalog::Definition, routing, scheduler};
+use crate::{
+    ModelQueue, QueueStats,
+    catalog::Definition,
+    gate::Gate,
+    routing::{self, Route},
+    scheduler,
+};
 
 #[derive(Default)]
 pub(crate) struct View {
-    pub(crate) cards: Arc<[ModelCard]>,
+    /// Their load is that of the moment when the view was made; see [`View::cards`].
+    cards: Arc<[ModelCard]>,
     /// Longest loaded first.
-    pub(crate) loaded: Vec<ModelId>,
+    loaded: Vec<ModelId>,
     pub(crate) definitions: BTreeMap<ModelId, Arc<Definition>>,
-    pub(crate) queues: QueueStats,
-    pub(crate) outlooks: BTreeMap<ModelId, Outlook>,
-    pub(crate) budget_bytes: u64,
+    models: BTreeMap<ModelId, Seen>,
+    max_queue: usize,
+    budget_bytes: u64,
+}
+
+/// One model, as a request would meet it.
+struct Seen {
+    gate: Arc<Gate>,
+    queued: usize,
+    /// Zero while it isn't loaded.
+    slots: u32,
+    run: Duration,
+    /// How long a request would wait if no slot was free.
+    wait: Duration,
+    runnable: bool,
 }
 
 /// What a new request to a model would meet.
@@ -28,26 +53,102 @@ pub(crate) struct Outlook {
 }
 
 impl View {
-    pub(crate) fn routable(&self) -> routing::Models<'_> {
-        routing::Models {
-            cards: &self.cards,
-            loaded: &self.loaded,
-            budget_bytes: self.budget_bytes,
+    /// # Errors
+    /// As for [`routing::choose`].
+    pub(crate) fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Route> {
+        let choose = |cards: &[ModelCard]| {
+            let models = routing::Models {
+                cards,
+                loaded: &self.loaded,
+                budget_bytes: self.budget_bytes,
+            };
+            routing::choose(&models, model, needs)
+        };
+        match model {
+            ModelRef::Auto(_) => choose(&self.cards()),
+            ModelRef::Named(_) | ModelRef::Workflow(_) => choose(&self.cards),
         }
     }
+
+    /// All cards by id, with the load of this moment.
+    pub(crate) fn cards(&self) -> Arc<[ModelCard]> {
+        self.cards
+            .iter()
+            .map(|card| ModelCard {
+                load: self.models.get(&card.id).map_or(card.load, |seen| {
+                    load(seen.gate.leases(), seen.queued, card.slots)
+                }),
+                ..card.clone()
+            })
+            .collect()
+    }
+
+    pub(crate) fn card(&self, id: &ModelId) -> Option<ModelCard> {
+        self.cards().iter().find(|card| card.id == *id).cloned()
+    }
+
+    pub(crate) fn gate(&self, id: &ModelId) -> Option<&Arc<Gate>> {
+        self.models.get(id).map(|seen| &seen.gate)
+    }
+
+    pub(crate) fn queues(&self) -> QueueStats {
+        let mut stats = QueueStats {
+            max_queue: self.max_queue,
+            ..QueueStats::default()
+        };
+        for (id, seen) in &self.models {
+            let queue = ModelQueue {
+                running: seen.gate.leases(),
+                queued: seen.queued,
+                slots: seen.slots,
+            };
+            stats.running += queue.running;
+            stats.queued += queue.queued;
+            stats.slots += queue.slots;
+            if queue.slots > 0 || queue.queued > 0 {
+                stats.models.insert(id.clone(), queue);
+            }
+        }
+        stats
+    }
+
+    pub(crate) fn outlook(&self, id: &ModelId) -> Outlook {
+        let Some(seen) = self.models.get(id) else {
+            return Outlook::default();
+        };
+        let free_slots = if seen.queued == 0 {
+            seen.slots.saturating_sub(seen.gate.leases())
+        } else {
+            0
+        };
+        Outlook {
+            wait: if free_slots > 0 {
+                Duration::ZERO
+            } else {
+                seen.wait
+            },
+            run: seen.run,
+            free_slots,
+            runnable: seen.runnable,
+        }
+    }
+}
+
+/// Requests that run or wait, per slot.
+pub(super) fn load(leases: u32, queued: usize, slots: u32) -> f32 {
+    let waiting = u32::try_from(queued).unwrap_or(u32::MAX);
+    leases.saturating_add(waiting) as f32 / slots.max(1) as f32
 }
 
 pub(super) fn view(registry: &Registry) -> View {
     let board = &registry.board;
     let mut view = View {
         budget_bytes: board.limits.budget_bytes,
-        queues: QueueStats {
-            max_queue: board.limits.max_queue,
-            ..QueueStats::default()
-        },
+        max_queue: board.limits.max_queue,
         ..View::default()
     };
     let mut cards = Vec::with_capacity(registry.entries.len());
+    let mut loaded = Vec::new();
     for (id, entry) in &registry.entries {
         let Some(model) = board.models.get(id) else {
             continue;
@@ -56,59 +157,25 @@ pub(super) fn view(registry: &Registry) -> View {
         cards.push(entry.card(model, queued));
         view.definitions
             .insert(id.clone(), entry.definition.clone());
-        let slots = if model.state.is_loaded() {
-            model.slots
-        } else {
-            0
-        };
-        if slots > 0 || queued > 0 {
-            view.queues.models.insert(
-                id.clone(),
-                ModelQueue {
-                    running: model.leases,
-                    queued,
-                    slots,
-                },
-            );
+        let runnable = !model.backoff.has_failed()
+            && (model.state.is_resident()
+                || scheduler::could_start(board, model.predicted.unwrap_or(0)));
+        let is_loaded = model.state.is_loaded();
+        if is_loaded {
+            loaded.push((entry.loaded_at, id.clone()));
         }
-        view.queues.running += model.leases;
-        view.queues.queued += queued;
-        view.queues.slots += slots;
-        view.outlooks
-            .insert(id.clone(), outlook(registry, id, queued));
+        let seen = Seen {
+            gate: entry.gate.clone(),
+            queued,
+            slots: if is_loaded { model.slots } else { 0 },
+            run: model.service.unwrap_or_default(),
+            wait: scheduler::refusal::wait(model, queued),
+            runnable,
+        };
+        view.models.insert(id.clone(), seen);
     }
+    loaded.sort();
+    view.loaded = loaded.into_iter().map(|(_, id)| id).collect();
     view.cards = cards.into();
-    let mut loaded: Vec<_> = registry
-        .entries
-        .iter()
-        .filter(|(id, _)| board.models[*id].state.is_loaded())
-        .collect();
-    loaded.sort_by_key(|(_, entry)| entry.loaded_at);
-    view.loaded = loaded.into_iter().map(|(id, _)| id.clone()).collect();
     view
-}
-
-fn outlook(registry: &Registry, id: &ModelId, queued: usize) -> Outlook {
-    let board = &registry.board;
-    let model = &board.models[id];
-    let free_slots = if model.state.is_loaded() && queued == 0 {
-        model.slots.saturating_sub(model.leases)
-    } else {
-        0
-    };
-    let run = model.service.unwrap_or_default();
-    let wait = if free_slots > 0 {
-        Duration::ZERO
-    } else {
-        scheduler::refusal::wait(model, queued)
-    };
-    let runnable = !model.backoff.has_failed()
-        && (model.state.is_resident()
-            || scheduler::could_start(board, model.predicted.unwrap_or(0)));
-    Outlook {
-        wait,
-        run,
-        free_slots,
-        runnable,
-    }
 }

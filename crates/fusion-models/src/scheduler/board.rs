@@ -84,6 +84,20 @@ pub(crate) struct Model {
     pub(crate) backoff: Backoff,
 }
 
+/// What a process's gate has counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) slots: u32,
+    /// Out now.
+    pub(crate) leases: u32,
+    pub(crate) last_used: Option<Instant>,
+    /// Mean time for which a lease was out.
+    pub(crate) service: Option<Duration>,
+    /// The tenants who were served, in that order.
+    pub(crate) served: Vec<Tenant>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Unloaded,
@@ -237,7 +251,7 @@ impl Board {
             .waiters
             .iter()
             .map(|waiter| self.models.get(&waiter.model)?.backoff.not_before());
-        let idle = self.models.values().map(Model::expires);
+        let idle = self.models.values().map(|model| model.looks_idle_at(now));
         let all = waits.chain(backoffs).chain(idle).flatten();
         // What is due already was looked at already.
         all.chain(self.switches()).filter(|at| *at > now).min()
@@ -259,6 +273,16 @@ impl Model {
         self.is_evictable()
             .then_some(self.last_used + self.idle_ttl?)
     }
+
+    /// When it can be idle for long enough at the earliest; leases may go and come without the scheduler until then.
+    fn looks_idle_at(&self, now: Instant) -> Option<Instant> {
+        let is_busy = self.state.is_loaded() && self.leases > 0 && !self.pinned;
+        if is_busy {
+            self.idle_ttl.map(|ttl| now + ttl)
+        } else {
+            self.expires()
+        }
+    }
 }
 
 /// What happened.
@@ -271,24 +295,24 @@ impl Board {
         self.waiters.retain(|waiter| waiter.id != id);
     }
 
-    /// A lease came back after `held`.
-    pub(crate) fn release(
-        &mut self,
-        id: &ModelId,
-        incarnation: Incarnation,
-        held: Duration,
-        now: Instant,
-    ) {
+    /// What happened at the model's gate since it was looked at last.
+    pub(crate) fn used(&mut self, id: &ModelId, usage: Usage) {
         let Some(model) = self
             .models
             .get_mut(id)
-            .filter(|model| model.incarnation == incarnation)
+            .filter(|model| model.incarnation == usage.incarnation)
         else {
             return;
         };
-        model.leases = model.leases.saturating_sub(1);
-        model.last_used = now;
-        model.service = Some(model.service.map_or(held, |mean| (mean * 7 + held) / 8));
+        model.leases = usage.leases;
+        model.slots = usage.slots;
+        model.last_used = usage
+            .last_used
+            .map_or(model.last_used, |at| at.max(model.last_used));
+        model.service = usage.service.or(model.service);
+        for tenant in &usage.served {
+            model.turns.served(tenant);
+        }
     }
 
     pub(crate) fn predicted(&mut self, id: &ModelId, outcome: Result<u64, Error>, now: Instant) {
@@ -406,6 +430,31 @@ impl Board {
             model.state = State::Unloading { bytes };
             model.yields = None;
         }
+    }
+}
+
+#[cfg(test)]
+impl Board {
+    /// A lease came back after `held`, as a gate would count it.
+    pub(crate) fn release(
+        &mut self,
+        id: &ModelId,
+        incarnation: Incarnation,
+        held: Duration,
+        now: Instant,
+    ) {
+        let Some(model) = self.models.get(id) else {
+            return;
+        };
+        let usage = Usage {
+            incarnation,
+            slots: model.slots,
+            leases: model.leases.saturating_sub(1),
+            last_used: Some(now),
+            service: Some(model.service.map_or(held, |mean| (mean * 7 + held) / 8)),
+            served: Vec::new(),
+        };
+        self.used(id, usage);
     }
 }
 

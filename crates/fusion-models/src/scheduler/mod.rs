@@ -117,6 +117,23 @@ pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
         .unwrap_or_default()
 }
 
+/// Whether a request for the model that came now would get one of its free slots at once, as would each after it: then
+/// they needn't be decided one by one. No longer so when somebody waits for the model, or for the room it has.
+pub(crate) fn is_open(board: &Board, id: &ModelId) -> bool {
+    let waits_for_room = |waiter: &Waiter| {
+        let model = board.models.get(&waiter.model);
+        !model.is_some_and(|model| model.state.is_loaded())
+    };
+    let is_waited_for = |waiter: &Waiter| waiter.model == *id || waits_for_room(waiter);
+    board
+        .models
+        .get(id)
+        .is_some_and(|model| model.state.is_loaded() && model.yields.is_none())
+        && !board.draining
+        && board.charged() <= board.limits.budget_bytes
+        && !board.waiters.iter().any(is_waited_for)
+}
+
 fn refuse(board: &Board, now: Instant) -> Vec<Decision> {
     let mut refusals = Vec::new();
     for waiter in &board.waiters {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{
     Decision, Why,
     board::{Board, Limits, Model, State, Waiter, WaiterId, Want},
-    settle,
+    is_open, settle,
 };
 use crate::EvictionPolicy;
 
@@ -264,6 +264,41 @@ impl World {
         );
         let waiting: BTreeSet<_> = self.board.waiters.iter().map(|waiter| waiter.id).collect();
         assert_eq!(waiting, self.unanswered, "a waiter was lost");
+        self.check_gates();
+    }
+
+    /// Where a gate is open, the scheduler would grant at once, and a lease that comes back changes nothing for anybody.
+    fn check_gates(&self) {
+        let mut open = self
+            .board
+            .models
+            .iter()
+            .filter(|(id, _)| is_open(&self.board, id));
+        // One of them each time: copying boards takes long.
+        if let Some((id, model)) = open.nth(self.next as usize % 2) {
+            if model.leases < model.slots {
+                let mut board = self.board.clone();
+                board.ask(Waiter {
+                    id: WaiterId::MAX,
+                    model: id.clone(),
+                    want: Want::Slot,
+                    tenant: Tenant::new("d"),
+                    class: Class::Ingest,
+                    since: self.now,
+                    deadline: None,
+                });
+                let grant = Decision::Grant {
+                    waiter: WaiterId::MAX,
+                    model: id.clone(),
+                };
+                assert_eq!(settle(&mut board, self.now), [grant]);
+            }
+            if model.leases > 0 {
+                let mut board = self.board.clone();
+                board.release(id, model.incarnation, Duration::from_millis(50), self.now);
+                assert_eq!(settle(&mut board, self.now), []);
+            }
+        }
     }
 
     /// Everything under way ends well and time goes by; nobody may be left waiting.

@@ -14,6 +14,7 @@ use tokio::{
     time::sleep,
 };
 
+use super::lanes::Lanes;
 use crate::drain::Group;
 
 /// Beyond it new connections wait in the system's queue.
@@ -23,8 +24,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Between tries where the system has no room for another connection.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers until the group is asked to end; running requests go on as tasks of the group.
-pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group) {
+/// Answers on the lanes until the group is asked to end; running requests go on as tasks of the group.
+pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group, lanes: &Lanes) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = async {
@@ -36,11 +37,15 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group) 
         };
         match accepted {
             Ok((stream, _)) => {
+                let (Some((lane, place)), Ok(stream)) = (lanes.join(), stream.into_std()) else {
+                    continue;
+                };
                 let connection = answer(stream, router.clone(), group.clone());
-                group.spawn(async move {
+                let task = async move {
                     connection.await;
-                    drop(permit);
-                });
+                    drop((permit, place));
+                };
+                group.tasks.spawn_on(task, &lane.runtime);
             }
             Err(error) => {
                 tracing::warn!(%error, "can't accept a connection");
@@ -50,7 +55,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group) 
     }
 }
 
-async fn answer(stream: TcpStream, router: Router, group: Group) {
+async fn answer(stream: std::net::TcpStream, router: Router, group: Group) {
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return;
+    };
     // Events of a stream are small and must not wait for each other.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()

@@ -1,0 +1,265 @@
+//! The way to a free slot while nobody waits: a grant without the registry, which would only say yes.
+//!
+//! Every process has a gate, which counts its leases. The registry shuts all gates before it hears or decides anything, so
+//! that its picture holds while it does: shut, only the registry hands out leases, and all that can happen by itself is
+//! that some come back. Afterwards it opens those of which it knows that a request would be granted at once
+//! ([`crate::scheduler::is_open`]).
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use fusion_types::{Tenant, Timestamp, model::ModelId};
+
+use crate::{
+    ModelStats,
+    engine::{Engine, Limiter, Outcome},
+    lease::Lease,
+    registry::{Mailbox, Message},
+    scheduler::board::{Incarnation, Usage},
+    stats::{Counters, Sample, Stats},
+};
+
+/// Tenants remembered between two looks of the registry: more than that take no part in whose turn it is.
+const REMEMBERED: usize = 64;
+
+/// Of one process. What was counted outlives it.
+pub(crate) struct Gate {
+    inside: Mutex<Inside>,
+    counters: Counters,
+    cpu: Cpu,
+}
+
+/// How many engines are busy, counted by all gates together, and how many threads one alone gets.
+#[derive(Clone)]
+pub(crate) struct Cpu {
+    pub(crate) busy: Arc<AtomicU32>,
+    pub(crate) cores: u32,
+}
+
+#[derive(Default)]
+struct Inside {
+    process: Option<Process>,
+    is_open: bool,
+    leases: u32,
+    last_used: Option<Instant>,
+    service: Option<Duration>,
+    /// Who came in since the registry looked last.
+    served: Vec<Tenant>,
+    seen: Seen,
+}
+
+struct Process {
+    engine: Arc<Engine>,
+    incarnation: Incarnation,
+    slots: u32,
+    /// Where the slots are found while it runs.
+    limiter: Option<Limiter>,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: u64,
+    last_used_at: Option<Timestamp>,
+    stats: Stats,
+}
+
+/// What a gate has counted, for those who ask about the model.
+pub(crate) struct Count {
+    pub(crate) requests: u64,
+    pub(crate) last_used_at: Option<Timestamp>,
+    pub(crate) stats: ModelStats,
+}
+
+impl Gate {
+    pub(crate) fn new(model: &ModelId, cpu: Cpu) -> Self {
+        Self {
+            inside: Mutex::default(),
+            counters: Counters::of(model),
+            cpu,
+        }
+    }
+
+    /// A lease, if the gate is open and a slot is free.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        model: &ModelId,
+        tenant: &Tenant,
+        mailbox: &Mailbox,
+    ) -> Option<Lease> {
+        let mut inside = self.lock();
+        let has_room = |process: &Process| inside.leases < process.slots;
+        if !inside.is_open || !inside.process.as_ref().is_some_and(has_room) {
+            return None;
+        }
+        if inside.served.last() != Some(tenant) && inside.served.len() < REMEMBERED {
+            inside.served.push(tenant.clone());
+        }
+        let (lease, changes_shares) = self.admit(&mut inside, model, mailbox)?;
+        drop(inside);
+        if changes_shares {
+            // Without a registry nobody shares anything.
+            let _ = mailbox.send(Message::Look);
+        }
+        Some(lease)
+    }
+
+    /// The lease that the registry decided to grant.
+    pub(crate) fn grant(self: &Arc<Self>, model: &ModelId, mailbox: &Mailbox) -> Option<Lease> {
+        self.admit(&mut self.lock(), model, mailbox)
+            .map(|(lease, _)| lease)
+    }
+
+    /// Counts a lease; says as well whether engines may have to share the processor in another way now.
+    fn admit(
+        self: &Arc<Self>,
+        inside: &mut Inside,
+        model: &ModelId,
+        mailbox: &Mailbox,
+    ) -> Option<(Lease, bool)> {
+        let Process {
+            engine,
+            incarnation,
+            ..
+        } = inside.process.as_ref()?;
+        let lease = Lease::new(
+            model.clone(),
+            engine.clone(),
+            self.clone(),
+            *incarnation,
+            mailbox.clone(),
+        );
+        let has_all_cores = engine.threads.load(Relaxed) == self.cpu.cores;
+        inside.leases += 1;
+        inside.last_used = Some(Instant::now());
+        inside.seen.requests += 1;
+        inside.seen.last_used_at = Some(Timestamp::now());
+        self.counters.count_request();
+        let turns_busy = inside.leases == 1;
+        let joins_others = turns_busy && self.cpu.busy.fetch_add(1, Relaxed) > 0;
+        Some((lease, joins_others || (turns_busy && !has_all_cores)))
+    }
+
+    /// Takes a lease back; says whether the registry must know, as somebody may wait for just that.
+    pub(crate) fn leave(
+        &self,
+        incarnation: Incarnation,
+        held: Duration,
+        sample: Option<Sample>,
+        failed: bool,
+    ) -> bool {
+        if let Some(sample) = &sample {
+            self.counters.count_sample(sample);
+        }
+        let mut inside = self.lock();
+        inside.seen.stats.extend(sample);
+        if inside.process.as_ref().map(|process| process.incarnation) != Some(incarnation) {
+            return false;
+        }
+        let in_flight = inside.leases;
+        if let Some(process) = &mut inside.process {
+            process.adapt(in_flight, held, sample, failed);
+        }
+        inside.leases = inside.leases.saturating_sub(1);
+        inside.last_used = Some(Instant::now());
+        inside.service = Some(
+            inside
+                .service
+                .map_or(held, |service| (service * 7 + held) / 8),
+        );
+        let others_are_busy = inside.leases == 0 && self.cpu.busy.fetch_sub(1, Relaxed) > 1;
+        !inside.is_open || others_are_busy
+    }
+
+    /// A process is ready behind the gate, which stays shut.
+    pub(crate) fn attach(
+        &self,
+        engine: Arc<Engine>,
+        incarnation: Incarnation,
+        slots: u32,
+        limiter: Option<Limiter>,
+    ) {
+        let mut inside = self.lock();
+        self.clear(&mut inside);
+        inside.process = Some(Process {
+            engine,
+            incarnation,
+            slots,
+            limiter,
+        });
+    }
+
+    /// The process is gone, and every lease with it.
+    pub(crate) fn detach(&self) {
+        self.clear(&mut self.lock());
+    }
+
+    fn clear(&self, inside: &mut Inside) {
+        if inside.leases > 0 {
+            self.cpu.busy.fetch_sub(1, Relaxed);
+        }
+        inside.process = None;
+        inside.is_open = false;
+        inside.leases = 0;
+    }
+
+    pub(crate) fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    /// Shuts the gate and tells what happened at it. `None` where there is no process.
+    pub(crate) fn shut(&self) -> Option<Usage> {
+        let mut inside = self.lock();
+        inside.is_open = false;
+        let served = std::mem::take(&mut inside.served);
+        let process = inside.process.as_ref()?;
+        Some(Usage {
+            incarnation: process.incarnation,
+            slots: process.slots,
+            leases: inside.leases,
+            last_used: inside.last_used,
+            service: inside.service,
+            served,
+        })
+    }
+
+    pub(crate) fn leases(&self) -> u32 {
+        self.lock().leases
+    }
+
+    pub(crate) fn count(&self) -> Count {
+        let inside = self.lock();
+        Count {
+            requests: inside.seen.requests,
+            last_used_at: inside.seen.last_used_at,
+            stats: inside.seen.stats.report(),
+        }
+    }
+
+    /// Nothing is ever left half done inside.
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Process {
+    /// A request came back: as many slots as the engine is found to be good for.
+    fn adapt(&mut self, in_flight: u32, held: Duration, sample: Option<Sample>, failed: bool) {
+        let Some(limiter) = &mut self.limiter else {
+            return;
+        };
+        // A client that went away says nothing of the engine.
+        let pace = sample.map(|sample| held.as_secs_f64() / sample.work());
+        if failed || pace.is_some() {
+            limiter.observe(Outcome {
+                pace: pace.filter(|_| !failed),
+                in_flight,
+            });
+            self.slots = limiter.limit().max(1);
+        }
+    }
+}
