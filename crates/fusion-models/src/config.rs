@@ -292,6 +292,8 @@ pub struct ModelDefinition {
     pub engine: Option<String>,
     pub context_length: Option<u32>,
     pub concurrency: Option<Concurrency>,
+    /// Processes of it that run side by side; more than one where requests should not wait for each other's computation.
+    pub replicas: u32,
     /// Strings, numbers and booleans, handed to the engine.
     pub options: Map<String, Value>,
     /// LoRA adapters, as a load request has them.
@@ -317,6 +319,7 @@ impl ModelDefinition {
             engine: None,
             context_length: None,
             concurrency: None,
+            replicas: 1,
             options: Map::new(),
             adapters: Vec::new(),
             draft_model: None,

@@ -1,6 +1,6 @@
 //! Who goes when room is needed. Pure.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 
 use fusion_types::model::{ModelId, Priority};
 
@@ -10,9 +10,21 @@ use crate::EvictionPolicy;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) model: ModelId,
+    /// With what it shares.
     pub(crate) bytes: u64,
+    pub(crate) share: Option<Share>,
+    /// Another process of the same model goes on.
+    pub(crate) is_spare: bool,
     pub(crate) priority: Priority,
     pub(crate) last_used: Instant,
+}
+
+/// Weights that several processes map, and that go with the last of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) file: Arc<Path>,
+    pub(crate) bytes: u64,
+    pub(crate) holders: usize,
 }
 
 /// Room in both currencies: bytes, and places where the number of models is limited.
@@ -23,6 +35,11 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// What one process of so many bytes takes.
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self { bytes, places: 1 }
+    }
+
     pub(crate) fn covers(self, need: Self) -> bool {
         self.bytes >= need.bytes && self.places >= need.places
     }
@@ -51,7 +68,8 @@ impl Room {
 
 /// The candidates to evict so that at least `missing` becomes free; `None` when all of them together aren't enough.
 ///
-/// 1. In the policy's order, take candidates until the room is there.
+/// 1. In the policy's order, take candidates until the room is there; processes without which their model goes on are
+///    taken before others.
 /// 2. From the last taken to the first, spare each whose bytes turn out not to be needed.
 pub(crate) fn choose(
     mut candidates: Vec<Candidate>,
@@ -60,39 +78,46 @@ pub(crate) fn choose(
 ) -> Option<Vec<ModelId>> {
     match policy {
         EvictionPolicy::Manual => candidates.clear(),
-        EvictionPolicy::Lru => candidates.sort_by_key(|candidate| candidate.last_used),
-        EvictionPolicy::Priority => {
-            candidates.sort_by_key(|candidate| (candidate.priority, candidate.last_used))
+        EvictionPolicy::Lru => {
+            candidates.sort_by_key(|candidate| (!candidate.is_spare, candidate.last_used))
         }
+        EvictionPolicy::Priority => candidates.sort_by_key(|candidate| {
+            (candidate.priority, !candidate.is_spare, candidate.last_used)
+        }),
     }
-    let mut freed = Room::default();
     let mut victims: Vec<Candidate> = Vec::new();
     for candidate in candidates {
-        if freed.covers(missing) {
+        if freed(&victims).covers(missing) {
             break;
         }
-        freed = freed.plus(candidate.room());
         victims.push(candidate);
     }
-    if !freed.covers(missing) {
+    if !freed(&victims).covers(missing) {
         return None;
     }
     for index in (0..victims.len()).rev() {
-        let without = freed.minus(victims[index].room());
-        if without.covers(missing) {
-            freed = without;
-            victims.remove(index);
+        let spared = victims.remove(index);
+        if !freed(&victims).covers(missing) {
+            victims.insert(index, spared);
         }
     }
     Some(victims.into_iter().map(|victim| victim.model).collect())
 }
 
-impl Candidate {
-    pub(crate) fn room(&self) -> Room {
-        Room {
-            bytes: self.bytes,
-            places: 1,
-        }
+/// What is free once the victims are gone: shared weights only if nobody holds them any more.
+pub(crate) fn freed(victims: &[Candidate]) -> Room {
+    let mut files: BTreeMap<&Path, (&Share, u64)> = BTreeMap::new();
+    for share in victims.iter().filter_map(|victim| victim.share.as_ref()) {
+        files.entry(&share.file).or_insert((share, 0)).1 += 1;
+    }
+    let stays = files.values().map(|(share, gone)| {
+        let is_last = usize::try_from(*gone).is_ok_and(|gone| gone >= share.holders);
+        (gone - u64::from(is_last)) * share.bytes
+    });
+    let bytes = victims.iter().map(|victim| victim.bytes).sum::<u64>();
+    Room {
+        bytes: bytes.saturating_sub(stays.sum()),
+        places: victims.len(),
     }
 }
 
@@ -107,6 +132,8 @@ mod tests {
         let aged = |(age, (id, bytes, priority)): (u64, &(&str, u64, Priority))| Candidate {
             model: ModelId::new(id),
             bytes: *bytes,
+            share: None,
+            is_spare: false,
             priority: *priority,
             last_used: start + Duration::from_secs(age),
         };

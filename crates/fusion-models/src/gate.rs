@@ -13,24 +13,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fusion_types::{Tenant, Timestamp, model::ModelId};
+use fusion_types::{Tenant, model::ModelId};
 
 use crate::{
-    ModelStats,
     engine::{Engine, Limiter, Outcome},
     lease::Lease,
     registry::{Mailbox, Message},
     scheduler::board::{Incarnation, Usage},
-    stats::{Counters, Sample, Stats},
+    stats::Sample,
+    tally::Tally,
 };
 
 /// Tenants remembered between two looks of the registry: more than that take no part in whose turn it is.
 const REMEMBERED: usize = 64;
 
-/// Of one process. What was counted outlives it.
+/// Of one process at a time.
 pub(crate) struct Gate {
     inside: Mutex<Inside>,
-    counters: Counters,
+    tally: Arc<Tally>,
     cpu: Cpu,
 }
 
@@ -50,7 +50,6 @@ struct Inside {
     service: Option<Duration>,
     /// Who came in since the registry looked last.
     served: Vec<Tenant>,
-    seen: Seen,
 }
 
 struct Process {
@@ -61,25 +60,32 @@ struct Process {
     limiter: Option<Limiter>,
 }
 
-#[derive(Default)]
-struct Seen {
-    requests: u64,
-    last_used_at: Option<Timestamp>,
-    stats: Stats,
-}
-
-/// What a gate has counted, for those who ask about the model.
-pub(crate) struct Count {
-    pub(crate) requests: u64,
-    pub(crate) last_used_at: Option<Timestamp>,
-    pub(crate) stats: ModelStats,
+/// A lease of the least busy process whose gate is open; `likes` chooses among equals.
+pub(crate) fn enter(
+    gates: &[Arc<Gate>],
+    likes: Option<u64>,
+    model: &ModelId,
+    tenant: &Tenant,
+    mailbox: &Mailbox,
+) -> Option<Lease> {
+    let [only] = gates else {
+        let count = gates.len().max(1) as u64;
+        let liked = likes.map(|likes| likes % count);
+        let open = (0..).zip(gates).filter_map(|(nth, gate)| {
+            let crowd = gate.crowd()?;
+            Some((crowd, Some(nth) != liked, gate))
+        });
+        let best = open.min_by(|one, other| one.0.total_cmp(&other.0).then(one.1.cmp(&other.1)));
+        return best?.2.enter(model, tenant, mailbox);
+    };
+    only.enter(model, tenant, mailbox)
 }
 
 impl Gate {
-    pub(crate) fn new(model: &ModelId, cpu: Cpu) -> Self {
+    pub(crate) fn new(tally: Arc<Tally>, cpu: Cpu) -> Self {
         Self {
             inside: Mutex::default(),
-            counters: Counters::of(model),
+            tally,
             cpu,
         }
     }
@@ -136,9 +142,7 @@ impl Gate {
         let has_all_cores = engine.threads.load(Relaxed) == self.cpu.cores;
         inside.leases += 1;
         inside.last_used = Some(Instant::now());
-        inside.seen.requests += 1;
-        inside.seen.last_used_at = Some(Timestamp::now());
-        self.counters.count_request();
+        self.tally.count_request();
         let turns_busy = inside.leases == 1;
         let joins_others = turns_busy && self.cpu.busy.fetch_add(1, Relaxed) > 0;
         Some((lease, joins_others || (turns_busy && !has_all_cores)))
@@ -152,11 +156,10 @@ impl Gate {
         sample: Option<Sample>,
         failed: bool,
     ) -> bool {
-        if let Some(sample) = &sample {
-            self.counters.count_sample(sample);
+        if let Some(sample) = sample {
+            self.tally.count_sample(sample);
         }
         let mut inside = self.lock();
-        inside.seen.stats.extend(sample);
         if inside.process.as_ref().map(|process| process.incarnation) != Some(incarnation) {
             return false;
         }
@@ -227,17 +230,15 @@ impl Gate {
         })
     }
 
-    pub(crate) fn leases(&self) -> u32 {
-        self.lock().leases
+    /// Leases for each slot, if the gate is open.
+    fn crowd(&self) -> Option<f64> {
+        let inside = self.lock();
+        let slots = inside.process.as_ref().filter(|_| inside.is_open)?.slots;
+        Some(f64::from(inside.leases) / f64::from(slots.max(1)))
     }
 
-    pub(crate) fn count(&self) -> Count {
-        let inside = self.lock();
-        Count {
-            requests: inside.seen.requests,
-            last_used_at: inside.seen.last_used_at,
-            stats: inside.seen.stats.report(),
-        }
+    pub(crate) fn leases(&self) -> u32 {
+        self.lock().leases
     }
 
     /// Nothing is ever left half done inside.

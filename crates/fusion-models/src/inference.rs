@@ -1,11 +1,16 @@
 //! Running models, and asking which one would run: the traits of the shared vocabulary.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use fusion_types::{
     Call, Error, ErrorCode, Result,
-    chat::{ChatEvent, ChatRequest},
+    chat::{ChatEvent, ChatRequest, Message, Role},
     embedding::EmbedRequest,
     inference::{
         Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate,
@@ -24,9 +29,14 @@ impl Inference for Models {
     async fn chat(&self, call: &Call, mut request: ChatRequest) -> Result<Generation> {
         let mut clock = Clock::start();
         let (mut lease, route) = self
-            .acquire(call, &request.model.parse()?, Some(Capability::Chat))
+            .acquire(
+                call,
+                &request.model.parse()?,
+                Some(Capability::Chat),
+                || Some(beginning(&request)),
+            )
             .await?;
-        lease.model.as_str().clone_into(&mut request.model);
+        route.model.as_str().clone_into(&mut request.model);
         // Always streamed: cancelling and noticing a hang are one path.
         request.stream = true;
         let (first, rest) = run(call, &mut lease, async |lease| {
@@ -55,9 +65,14 @@ impl Inference for Models {
     async fn embed(&self, call: &Call, mut request: EmbedRequest) -> Result<Embedded> {
         let clock = Clock::start();
         let (mut lease, route) = self
-            .acquire(call, &request.model.parse()?, Some(Capability::Embeddings))
+            .acquire(
+                call,
+                &request.model.parse()?,
+                Some(Capability::Embeddings),
+                || None,
+            )
             .await?;
-        lease.model.as_str().clone_into(&mut request.model);
+        route.model.as_str().clone_into(&mut request.model);
         let vectors = run(call, &mut lease, async |lease| {
             lease
                 .engine
@@ -76,9 +91,14 @@ impl Inference for Models {
     async fn rerank(&self, call: &Call, mut request: RerankRequest) -> Result<Reranked> {
         let clock = Clock::start();
         let (mut lease, route) = self
-            .acquire(call, &request.model.parse()?, Some(Capability::Rerank))
+            .acquire(
+                call,
+                &request.model.parse()?,
+                Some(Capability::Rerank),
+                || None,
+            )
             .await?;
-        lease.model.as_str().clone_into(&mut request.model);
+        route.model.as_str().clone_into(&mut request.model);
         let scores = run(call, &mut lease, async |lease| {
             lease.engine.client.rerank(&request).await
         })
@@ -96,7 +116,7 @@ impl Inference for Models {
         model: &ModelRef,
         texts: Vec<String>,
     ) -> Result<Vec<Vec<Range<u32>>>> {
-        let (mut lease, _) = self.acquire(call, model, None).await?;
+        let (mut lease, _) = self.acquire(call, model, None, || None).await?;
         let spans = run(call, &mut lease, async |lease| {
             lease.engine.client.tokenize(texts).await
         })
@@ -105,6 +125,17 @@ impl Inference for Models {
             |spans: Vec<(u32, u32)>| spans.into_iter().map(|(start, end)| start..end).collect();
         Ok(spans.into_iter().map(ranges).collect())
     }
+}
+
+/// A number that conversations with the same beginning have in common: a process that knows the beginning already need
+/// not read it again.
+fn beginning(request: &ChatRequest) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let until = |message: &&Message| message.role != Role::Assistant;
+    for message in request.messages.iter().take_while(until) {
+        message.content.text().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Work on a leased engine, within the call's deadline. What goes wrong is noted with the model.

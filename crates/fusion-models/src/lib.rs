@@ -21,6 +21,7 @@ mod report;
 mod routing;
 mod scheduler;
 mod stats;
+mod tally;
 
 pub use config::{
     Auto, Concurrency, Config, EvictionPolicy, ForeignEngine, KnownFolders, ModelDefinition,
@@ -30,5 +31,6 @@ pub use models::Models;
 pub use quantize::{Quantize, Quantized, quantize};
 pub use report::{
     Diagnostics, Eviction, EvictionReason, ForgetReport, LoadPlan, LoadReport, LoadRequest,
-    ModelInfo, ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, UnloadReport,
+    ModelInfo, ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, ReplicaInfo,
+    UnloadReport,
 };

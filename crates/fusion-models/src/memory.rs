@@ -19,6 +19,9 @@ pub(crate) struct Need {
     pub(crate) bytes: u64,
     /// What the engine said before the first load.
     pub(crate) estimate: u64,
+    /// The part of `bytes` that is mapped weights; other processes of the same file have it in common.
+    #[serde(default)]
+    pub(crate) mapped: u64,
 }
 
 /// What a load taught about a model.
@@ -73,6 +76,7 @@ impl Footprints {
         Ok(Need {
             bytes: estimate,
             estimate,
+            mapped: 0,
         })
     }
 

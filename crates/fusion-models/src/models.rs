@@ -16,6 +16,7 @@ use fusion_types::{
     model_ref::ModelRef,
     store::RecordStore,
 };
+use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,6 +25,7 @@ use crate::{
     QueueStats, UnloadReport,
     catalog::{self, Definition, Origin},
     engine::{RuntimeDir, Spawner},
+    gate,
     lease::Lease,
     memory::Footprints,
     registry::{Mailbox, Message, Registry, Services, View},
@@ -138,13 +140,14 @@ impl Models {
     /// As for [`Models::load`], except for `insufficient_vram`, which the plan itself tells.
     pub async fn plan_load(&self, request: LoadRequest) -> Result<LoadPlan> {
         let definition = self.define(request).await?;
-        let need = self
-            .0
-            .footprints
-            .predict(&definition, definition.launch(&self.0.config))
-            .await?;
+        self.plan_definition(&definition).await
+    }
+
+    async fn plan_definition(&self, definition: &Definition) -> Result<LoadPlan> {
+        let launch = definition.launch(&self.0.config);
+        let need = self.0.footprints.predict(definition, launch).await?;
         self.ask(|reply| Message::Plan {
-            definition: Box::new(definition),
+            definition: Box::new(definition.clone()),
             need,
             reply,
         })
@@ -276,12 +279,14 @@ impl Models {
         self.0.view.borrow().clone()
     }
 
-    /// Chooses the model, and waits for a slot of it within the call's deadline.
+    /// Chooses the model, and waits for a slot of it within the call's deadline. Among equally busy processes of it the one
+    /// that `likes` fits gets the call.
     pub(crate) async fn acquire(
         &self,
         call: &Call,
         model: &ModelRef,
         capability: Option<Capability>,
+        likes: impl FnOnce() -> Option<u64>,
     ) -> Result<(Lease, Route)> {
         call.check_deadline()?;
         let needs = Needs {
@@ -296,9 +301,9 @@ impl Models {
             route = view.choose(model, &needs);
         }
         let route = route?;
-        let gate = view.gate(&route.model);
-        if let Some(lease) =
-            gate.and_then(|gate| gate.enter(&route.model, &call.tenant, &self.0.mailbox))
+        let gates = view.gates(&route.model);
+        let likes = if gates.len() > 1 { likes() } else { None };
+        if let Some(lease) = gate::enter(gates, likes, &route.model, &call.tenant, &self.0.mailbox)
         {
             return Ok((lease, route));
         }
@@ -310,6 +315,7 @@ impl Models {
                 model,
                 tenant: call.tenant.clone(),
                 class: call.class,
+                likes,
                 deadline,
                 reply,
             })
@@ -351,13 +357,48 @@ impl Models {
     }
 
     async fn load_definition(&self, definition: Definition) -> Result<LoadReport> {
+        let (model, replicas) = (definition.id.clone(), definition.replicas);
+        if replicas > 1 {
+            // All or none: one by one it would turn out too late.
+            let plan = self.plan_definition(&definition).await?;
+            if !plan.possible {
+                return Err(refusal::too_large(&plan));
+            }
+        }
         let definition = Box::new(definition);
-        self.wait(|waiter, reply| Message::Load {
+        let first = self
+            .wait(|waiter, reply| Message::Load {
+                waiter,
+                definition,
+                reply,
+            })
+            .await?;
+        let others = (1..replicas).map(|number| self.load_replica(&model, number));
+        let mut report = first;
+        for other in join_all(others).await {
+            let other = other?;
+            report.load_time = report.load_time.max(other.load_time);
+            report.evicted.extend(other.evicted);
+        }
+        if replicas > 1 {
+            report.card = self.card(model.as_str())?;
+            let bytes = report.card.footprint_bytes;
+            report.footprint_bytes = bytes.unwrap_or(report.footprint_bytes);
+        }
+        Ok(report)
+    }
+
+    async fn load_replica(&self, model: &ModelId, number: u32) -> Result<LoadReport> {
+        let loaded = self.wait(|waiter, reply| Message::LoadReplica {
             waiter,
-            definition,
+            model: model.clone(),
+            number,
             reply,
+        });
+        loaded.await.map_err(|error| Error {
+            message: format!("replica {number} of {model}: {}", error.message),
+            ..error
         })
-        .await
     }
 
     /// Sends what may take long to be answered. Dropping the future gives up the place in the queue.

@@ -77,6 +77,10 @@ pub struct LoadPlan {
     pub already_loaded: bool,
     /// Whether the load could begin now.
     pub fits: bool,
+    /// Whether it could once the requests that run now have ended.
+    pub possible: bool,
+    /// Processes that there would be.
+    pub replicas: u32,
     pub needed_bytes: u64,
     pub budget_bytes: u64,
     pub free_bytes: u64,
@@ -112,6 +116,8 @@ pub struct ModelInfo {
     pub engine: String,
     pub path: String,
     pub pid: Option<u32>,
+    /// Its processes, the first one first.
+    pub replicas: Vec<ReplicaInfo>,
     pub predicted_bytes: Option<u64>,
     pub measured_bytes: Option<u64>,
     pub load_time: Option<Duration>,
@@ -131,6 +137,20 @@ pub struct ModelInfo {
     pub last_eviction: Option<Eviction>,
     /// What loading it would take now; `None` while its need isn't known.
     pub plan: Option<LoadPlan>,
+}
+
+/// One of a model's processes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReplicaInfo {
+    pub id: ModelId,
+    pub status: ModelStatus,
+    pub pid: Option<u32>,
+    /// With the weights that it may share with others.
+    pub footprint_bytes: u64,
+    pub active_requests: u32,
+    pub queued_requests: usize,
+    pub recent_crashes: u32,
+    pub last_error: Option<String>,
 }
 
 /// How fast a model answered, over the last requests that it answered whole; tokens over all of them.

@@ -97,10 +97,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn extend(&mut self, sample: Option<Sample>) {
-        let Some(sample) = sample else {
-            return;
-        };
+    pub(crate) fn add(&mut self, sample: Sample) {
         if self.samples.len() == WINDOW {
             self.samples.pop_front();
         }
@@ -195,7 +192,7 @@ mod tests {
         let mut stats = Stats::default();
         assert_eq!(stats.report().latency_ms, None);
         for millis in (1..=WINDOW as u64).chain(1..=100).chain(101..=512) {
-            stats.extend(Some(sample(millis)));
+            stats.add(sample(millis));
         }
         let report = stats.report();
         assert_eq!(
@@ -215,7 +212,7 @@ mod tests {
     #[test]
     fn one_request_is_every_percentile() {
         let mut stats = Stats::default();
-        stats.extend(Some(sample(7)));
+        stats.add(sample(7));
         let all = stats.report().latency_ms.unwrap();
         assert_eq!((all.avg, all.p50, all.p95, all.p99), (7.0, 7.0, 7.0, 7.0));
     }

@@ -238,6 +238,7 @@ fn definition(definition: &Definition) -> ModelDefinition {
         engine: definition.engine.clone(),
         context_length: definition.context_length,
         concurrency: definition.concurrency,
+        replicas: definition.replicas.unwrap_or(1),
         options: options.collect(),
         adapters: definition.adapters.clone(),
         draft_model: definition.draft_model.clone(),

@@ -21,6 +21,9 @@ pub(crate) struct Definition {
     pub(crate) id: ModelId,
     pub(crate) setup: Setup,
     pub(crate) aliases: Vec<String>,
+    /// Processes of it that run side by side.
+    #[serde(default = "one")]
+    pub(crate) replicas: u32,
     pub(crate) pinned: bool,
     pub(crate) priority: Priority,
     pub(crate) idle_ttl: Option<Duration>,
@@ -30,6 +33,10 @@ pub(crate) struct Definition {
     pub(crate) file_bytes: u64,
     /// When the weights were last written.
     pub(crate) modified: i64,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What the engine is told: two definitions with the same setup are the same model.

@@ -49,6 +49,7 @@ pub(crate) fn define(
     if !request.metadata.is_empty() {
         definition.metadata.clone_from(&request.metadata);
     }
+    definition.replicas = request.replicas.unwrap_or(definition.replicas);
     definition.pinned = request.pinned.unwrap_or(definition.pinned);
     definition.priority = request.priority.unwrap_or(definition.priority);
     definition.idle_ttl = request
@@ -59,10 +60,18 @@ pub(crate) fn define(
     Ok(definition)
 }
 
+pub(super) const MOST_REPLICAS: u32 = 64;
+
 fn refuse_unbuilt(request: &LoadRequest) -> Result<()> {
     match request {
-        _ if request.replicas.is_some_and(|count| count != 1) => {
-            Err(Error::not_implemented("running several replicas"))
+        _ if request
+            .replicas
+            .is_some_and(|count| !(1..=MOST_REPLICAS).contains(&count)) =>
+        {
+            Err(Error::invalid(
+                "replicas",
+                format!("replicas: must be from 1 to {MOST_REPLICAS}"),
+            ))
         }
         _ if request.concurrency == Some(Concurrency::Slots(0)) => {
             Err(Error::invalid("concurrency", "must be at least 1"))
@@ -364,6 +373,7 @@ pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Def
             .iter()
             .try_for_each(|alias| check_alias(alias))?;
         definition.aliases.clone_from(&model.aliases);
+        definition.replicas = model.replicas.clamp(1, MOST_REPLICAS);
         definition.pinned = model.pinned;
         definition.priority = model.priority;
         definition.idle_ttl = model.idle_ttl;
@@ -404,6 +414,7 @@ pub(super) fn plain(
             options: BTreeMap::new(),
         },
         aliases: Vec::new(),
+        replicas: 1,
         pinned: false,
         priority: Priority::Normal,
         idle_ttl: None,

@@ -2,19 +2,28 @@
 
 use std::{fs, path::Path};
 
+/// What a process holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) own: u64,
+    /// Weights, in memory once for all processes that map them.
+    pub(crate) mapped: u64,
+}
+
 /// Bytes that are gone when the process is: private and shared memory, and mapped weights.
 ///
 /// An engine that repacks tensors has them twice, as its own memory and as the file's pages, of which the second need not
 /// stay. So mapped weights only count up to the `predicted` need. `None` where the system doesn't tell: then the prediction
 /// stands.
-pub(crate) fn measure(pid: u32, model: &Path, predicted: u64) -> Option<u64> {
+pub(crate) fn measure(pid: u32, model: &Path, predicted: u64) -> Option<Held> {
     let own = own_bytes(pid)?;
     let model = fs::canonicalize(model).ok()?;
     let maps = |pid: u32| fs::read_to_string(format!("/proc/{pid}/smaps")).ok();
     let each = tree(pid).into_iter().filter_map(maps);
     // Several processes that map a file share its pages.
     let mapped = each.map(|maps| mapped(&maps, &model)).max().unwrap_or(0);
-    Some(own + mapped.min(predicted.saturating_sub(own)))
+    let mapped = mapped.min(predicted.saturating_sub(own));
+    Some(Held { own, mapped })
 }
 
 /// Bytes that are the process's own and its descendants', and not pages of a file that the system could drop.
@@ -102,7 +111,7 @@ Rss:                   7 kB
     #[cfg(target_os = "linux")]
     #[test]
     fn measures_this_process() {
-        let own = measure(std::process::id(), Path::new("/"), 0).unwrap();
+        let own = measure(std::process::id(), Path::new("/"), 0).unwrap().own;
         assert!(own > 100_000, "{own}");
     }
 }

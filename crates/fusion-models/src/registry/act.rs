@@ -13,7 +13,7 @@ use super::{Message, Registry, Reply, Services, Undo, message::Started};
 use crate::{
     LoadReport,
     catalog::Definition,
-    engine::{self, Engine, LogRing, Start, StartError, Stop},
+    engine::{self, Engine, Held, LogRing, Start, StartError, Stop},
     memory::{Learned, Need},
     scheduler::{
         Decision, Why,
@@ -36,7 +36,7 @@ impl Registry {
             Decision::Yield { model, to } => {
                 tracing::info!(%model, %to, "a busy model makes room");
             }
-            Decision::Resume { .. } => {}
+            Decision::Move { .. } | Decision::Resume { .. } => {}
         }
     }
 
@@ -62,14 +62,14 @@ impl Registry {
         let report = LoadReport {
             model_id: id.clone(),
             status: ModelStatus::Loaded,
-            footprint_bytes: model.state.bytes(),
+            footprint_bytes: self.board.charged_for(id),
             load_time: fresh.unwrap_or_default(),
             evicted: if already {
                 Vec::new()
             } else {
                 entry.evicted.clone()
             },
-            card: entry.card(model, self.board.queued(id)),
+            card: entry.card(model, &self.together(id)),
         };
         let _ = reply.send(Ok(report));
     }
@@ -96,8 +96,7 @@ impl Registry {
         match before {
             Some(definition) => self.adopt(Definition::clone(&definition), None),
             None => {
-                self.board.models.remove(&id);
-                self.entries.remove(&id);
+                self.remove(&id);
             }
         }
     }
@@ -138,6 +137,7 @@ impl Registry {
             need: Need {
                 bytes,
                 estimate: entry.estimate.unwrap_or(bytes),
+                mapped: 0,
             },
             log: entry.log.clone(),
             abort: entry.abort.clone(),
@@ -185,6 +185,7 @@ impl Registry {
                 continue;
             }
             let charged = model.state.bytes();
+            let mapped = model.weights.as_ref().map_or(0, |weights| weights.bytes);
             let estimate = entry.estimate.unwrap_or(charged);
             let (services, definition, mailbox) = (
                 self.services.clone(),
@@ -193,18 +194,16 @@ impl Registry {
             );
             let (id, incarnation) = (id.clone(), model.incarnation);
             self.children.spawn(async move {
-                let bytes = measure(
-                    &engine,
-                    &definition,
-                    Need {
-                        bytes: charged,
-                        estimate,
-                    },
-                )
-                .await;
-                if bytes.abs_diff(charged) > charged / NOTABLE {
+                let need = Need {
+                    bytes: charged,
+                    estimate,
+                    mapped,
+                };
+                let need = measure(&engine, &definition, need).await;
+                let is_notable = |now: u64, before: u64| now.abs_diff(before) > charged / NOTABLE;
+                if is_notable(need.bytes, charged) || is_notable(need.mapped, mapped) {
                     let learned = Learned {
-                        need: Need { bytes, estimate },
+                        need,
                         card: engine.card.clone(),
                     };
                     services.footprints.learn(&definition, &learned).await;
@@ -213,7 +212,7 @@ impl Registry {
                         Message::Measured {
                             model: id,
                             incarnation,
-                            bytes,
+                            need,
                         },
                     );
                 }
@@ -251,15 +250,15 @@ impl ModelProcess {
                 return;
             }
         };
-        let bytes = measure(&engine, &self.definition, self.need).await;
+        let need = measure(&engine, &self.definition, self.need).await;
         let life = engine.life.clone();
         let learned = Learned {
-            need: Need { bytes, ..self.need },
+            need,
             card: engine.card.clone(),
         };
         let started = Started {
             engine,
-            bytes,
+            need,
             load_time: began.elapsed(),
         };
         if !send(
@@ -315,12 +314,19 @@ impl ModelProcess {
 }
 
 /// What the process holds; the prediction where that can't be told.
-async fn measure(engine: &Engine, definition: &Arc<Definition>, need: Need) -> u64 {
+async fn measure(engine: &Engine, definition: &Arc<Definition>, need: Need) -> Need {
     let (pid, definition) = (engine.pid, definition.clone());
     let measured = tokio::task::spawn_blocking(move || {
         engine::measure(pid, &definition.setup.path, need.estimate)
     });
-    measured.await.ok().flatten().unwrap_or(need.bytes)
+    match measured.await.ok().flatten() {
+        Some(Held { own, mapped }) => Need {
+            bytes: own + mapped,
+            mapped,
+            ..need
+        },
+        None => need,
+    }
 }
 
 /// Whether there is still a registry to hear it.

@@ -13,7 +13,7 @@ use fusion_types::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::view::load;
+use super::{replicas::Together, view::load};
 use crate::{
     ModelInfo, UnloadReport,
     catalog::Definition,
@@ -22,11 +22,13 @@ use crate::{
     gate::Gate,
     memory::Learned,
     scheduler::board::{Model, State},
+    tally::Tally,
 };
 
 pub(super) struct Entry {
     pub(super) definition: Arc<Definition>,
     pub(super) engine: Option<Arc<Engine>>,
+    pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,
     /// Gives up the start that is under way.
     pub(super) abort: CancellationToken,
@@ -52,11 +54,17 @@ pub(super) struct Leaving {
 }
 
 impl Entry {
-    pub(super) fn new(definition: Definition, learned: Option<Learned>, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(
+        definition: Definition,
+        learned: Option<Learned>,
+        tally: Arc<Tally>,
+        gate: Arc<Gate>,
+    ) -> Self {
         let estimate = learned.as_ref().map(|learned| learned.need.estimate);
         Self {
             definition: Arc::new(definition),
             engine: None,
+            tally,
             gate,
             abort: CancellationToken::new(),
             log: LogRing::default(),
@@ -74,7 +82,7 @@ impl Entry {
 
     /// The same id with another setup: what is known of the old one doesn't hold, what happened did.
     pub(super) fn set_up_anew(&mut self, definition: Definition, learned: Option<Learned>) {
-        let fresh = Self::new(definition, learned, self.gate.clone());
+        let fresh = Self::new(definition, learned, self.tally.clone(), self.gate.clone());
         self.definition = fresh.definition;
         self.known = fresh.known;
         self.estimate = fresh.estimate;
@@ -87,19 +95,18 @@ impl Entry {
         self.last_error = Some(message.to_owned());
     }
 
-    pub(super) fn card(&self, model: &Model, queued: usize) -> ModelCard {
+    pub(super) fn card(&self, model: &Model, together: &Together) -> ModelCard {
         let definition = &self.definition;
         let known = self.known.as_ref();
-        let slots = if model.state.is_loaded() {
-            model.slots
-        } else {
-            definition.setup.slots
+        let slots = match together.slots {
+            0 => definition.setup.slots.saturating_mul(definition.replicas),
+            slots => slots,
         };
-        let charged = Some(model.state.bytes()).filter(|_| model.state.is_resident());
+        let charged = Some(together.bytes).filter(|_| together.is_resident);
         ModelCard {
             id: definition.id.clone(),
             model_type: definition.setup.model_type,
-            status: status(model),
+            status: together.status,
             family: known.and_then(|card| card.family.clone()),
             description: None,
             tags: known
@@ -117,7 +124,7 @@ impl Entry {
             fingerprint: known.map(|card| card.fingerprint.as_str().into()),
             footprint_bytes: charged.or(model.predicted),
             file_bytes: definition.file_bytes,
-            load: load(model.leases, queued, slots),
+            load: load(together.leases, together.queued, slots),
             slots,
             pinned: definition.pinned,
             priority: definition.priority,
@@ -128,20 +135,21 @@ impl Entry {
         }
     }
 
-    pub(super) fn info(&self, model: &Model, queued: usize) -> ModelInfo {
-        let count = self.gate.count();
+    pub(super) fn info(&self, model: &Model, together: &Together) -> ModelInfo {
+        let count = self.tally.count();
         ModelInfo {
-            card: self.card(model, queued),
+            card: self.card(model, together),
             engine: self.definition.setup.engine.clone(),
             path: self.definition.setup.path.display().to_string(),
             pid: self.engine.as_ref().map(|engine| engine.pid),
+            replicas: Vec::new(),
             predicted_bytes: self.estimate,
             measured_bytes: self.measured,
             load_time: self.load_time,
             loaded_at: self.loaded_at,
             last_used_at: count.last_used_at,
-            active_requests: model.leases,
-            queued_requests: queued,
+            active_requests: together.leases,
+            queued_requests: together.queued,
             request_count: count.requests,
             error_count: self.errors,
             stats: count.stats,
@@ -154,7 +162,7 @@ impl Entry {
     }
 }
 
-fn status(model: &Model) -> ModelStatus {
+pub(super) fn status(model: &Model) -> ModelStatus {
     match model.state {
         State::Unloaded if model.backoff.has_failed() => ModelStatus::Failed,
         State::Unloaded => ModelStatus::Unloaded,

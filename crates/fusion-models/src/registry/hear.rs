@@ -1,6 +1,9 @@
 //! Each message, noted. What follows from it is the scheduler's to decide.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fusion_types::{Class, Error, ErrorCode, Result, Tenant, Timestamp, model::ModelId};
 use tokio::sync::oneshot;
@@ -14,10 +17,15 @@ use crate::{
     Diagnostics, EvictionReason, LoadPlan, LoadReport, UnloadReport,
     catalog::{Definition, Origin},
     engine::{End, Limiter, StartError, Stop},
+    eviction::Room,
     gate::Gate,
     memory::{Learned, Need},
     routing, scheduler,
-    scheduler::board::{Incarnation, Model, State, Waiter, WaiterId, Want},
+    scheduler::{
+        board::{Incarnation, Model, State, Waiter, WaiterId, Want, Weights},
+        replicas::replica_id,
+    },
+    tally::Tally,
 };
 
 impl Registry {
@@ -29,9 +37,11 @@ impl Registry {
                 model,
                 tenant,
                 class,
+                likes,
                 deadline,
                 reply,
             } => {
+                let model = self.board.route(&model, likes, now);
                 self.replies.insert(waiter, Reply::Slot(reply));
                 self.board.ask(Waiter {
                     id: waiter,
@@ -48,6 +58,12 @@ impl Registry {
                 definition,
                 reply,
             } => self.load(waiter, *definition, reply),
+            Message::LoadReplica {
+                waiter,
+                model,
+                number,
+                reply,
+            } => self.load_replica(waiter, replica_id(&model, number), reply, now),
             Message::Plan {
                 definition,
                 need,
@@ -81,12 +97,10 @@ impl Registry {
             Message::Measured {
                 model,
                 incarnation,
-                bytes,
+                need,
             } => {
-                self.board.measured(&model, incarnation, bytes);
-                if let Some(entry) = self.entries.get_mut(&model) {
-                    entry.measured = Some(bytes);
-                }
+                self.board.measured(&model, incarnation, need.bytes);
+                self.note_need(&model, need);
             }
             Message::Machine { memory, held } => self.hear_of_machine(memory, held),
             Message::Ended {
@@ -100,6 +114,7 @@ impl Registry {
     /// A definition joins the catalog, or takes the place of the one with its id.
     pub(super) fn adopt(&mut self, definition: Definition, learned: Option<Learned>) {
         let now = Instant::now();
+        let id = definition.id.clone();
         let model = self
             .board
             .models
@@ -118,13 +133,62 @@ impl Registry {
             }
             None => {
                 model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
-                let gate = Gate::new(&definition.id, self.shares.cpu());
+                let tally = Arc::new(Tally::of(&definition.id));
+                let gate = Gate::new(tally.clone(), self.shares.cpu());
                 self.entries.insert(
                     definition.id.clone(),
-                    Entry::new(definition, learned, gate.into()),
+                    Entry::new(definition, learned, tally, gate.into()),
                 );
             }
         }
+        self.adopt_replicas(&id);
+    }
+
+    fn load_replica(
+        &mut self,
+        waiter: WaiterId,
+        id: ModelId,
+        reply: oneshot::Sender<Result<LoadReport>>,
+        now: Instant,
+    ) {
+        let Some(model) = self.board.models.get_mut(&id) else {
+            let _ = reply.send(Err(self.unknown(&id)));
+            return;
+        };
+        let already = model.state.is_loaded();
+        if !already {
+            model.backoff = Default::default();
+        }
+        let reply = Reply::Loaded {
+            reply,
+            already,
+            undo: None,
+        };
+        self.replies.insert(waiter, reply);
+        self.board.ask(Waiter {
+            id: waiter,
+            model: id,
+            want: Want::Loaded,
+            tenant: Tenant::default(),
+            class: Class::Interactive,
+            since: now,
+            deadline: None,
+        });
+    }
+
+    /// What a process holds, as it was measured.
+    fn note_need(&mut self, id: &ModelId, need: Need) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        entry.measured = Some(need.bytes);
+        if let Some(model) = self.board.models.get_mut(id) {
+            model.weights = (need.mapped > 0).then(|| Weights {
+                file: entry.definition.setup.path.as_path().into(),
+                bytes: need.mapped,
+            });
+        }
+        self.board.tell_siblings(id);
     }
 
     fn load(
@@ -221,19 +285,32 @@ impl Registry {
 
     fn plan(&self, definition: &Definition, need: Need) -> Result<LoadPlan> {
         self.check(definition)?;
-        let state = self
-            .board
-            .models
-            .get(&definition.id)
-            .map_or(State::Unloaded, |model| model.state);
-        let already_loaded = matches!(state, State::Loading { .. } | State::Loaded { .. });
+        let runs = |state| matches!(state, State::Loading { .. } | State::Loaded { .. });
+        let members = self.board.members(&definition.id);
+        let running = members.filter(|(_, model)| runs(model.state)).count();
+        let missing = (definition.replicas as usize).saturating_sub(running);
+        let already_loaded = missing == 0;
+        // Whatever weights the processes share are there with the first.
+        let first = need.bytes * u64::from(running == 0 && missing > 0);
+        let others = missing.saturating_sub(usize::from(running == 0)) as u64;
+        let room = Room {
+            bytes: first + others * need.bytes.saturating_sub(need.mapped),
+            places: missing,
+        };
+        let mut candidates = self.board.candidates();
+        candidates.retain(|candidate| {
+            let mut members = self.board.members(&definition.id);
+            !members.any(|(id, _)| *id == candidate.model)
+        });
         let plan = scheduler::plan(
             &self.board,
-            need.bytes,
+            Some(&definition.id),
+            room,
             self.board.free(),
             self.board.coming(),
-            self.board.candidates(),
+            candidates,
         );
+        let possible = already_loaded || plan != scheduler::Plan::Never;
         let (fits, evict) = match plan {
             _ if already_loaded => (true, Vec::new()),
             scheduler::Plan::Start | scheduler::Plan::Wait => (true, Vec::new()),
@@ -244,10 +321,12 @@ impl Registry {
             model_id: definition.id.clone(),
             already_loaded,
             fits,
+            possible,
+            replicas: definition.replicas,
             needed_bytes: if already_loaded {
-                state.bytes()
+                self.board.charged_for(&definition.id)
             } else {
-                need.bytes
+                room.bytes
             },
             budget_bytes: self.board.limits.budget_bytes,
             free_bytes: self.board.free().bytes,
@@ -257,21 +336,26 @@ impl Registry {
     }
 
     fn unload(&mut self, id: &ModelId, force: bool, reply: oneshot::Sender<Result<UnloadReport>>) {
-        let Some(model) = self.board.models.get(id) else {
+        if !self.board.models.contains_key(id) {
             let _ = reply.send(Err(self.unknown(id)));
             return;
-        };
-        let waiting: Vec<_> = self.board.waiting_for(id).map(|waiter| waiter.id).collect();
-        if !force && (model.leases > 0 || !waiting.is_empty()) {
+        }
+        let together = self.together(id);
+        let members: Vec<_> = self.board.members(id).map(|(id, _)| id.clone()).collect();
+        let waiting: Vec<_> = members
+            .iter()
+            .flat_map(|id| self.board.waiting_for(id).map(|waiter| waiter.id))
+            .collect();
+        if !force && (together.leases > 0 || !waiting.is_empty()) {
             let message = format!(
                 "{} requests use the model {id}",
-                model.leases as usize + waiting.len()
+                together.leases as usize + waiting.len()
             );
             let _ = reply.send(Err(Error::new(ErrorCode::ModelInUse, message)));
             return;
         }
-        let bytes = model.state.bytes();
-        if !model.state.is_resident() {
+        let bytes = together.bytes;
+        if !together.is_resident {
             let report = UnloadReport {
                 model_id: id.clone(),
                 freed_bytes: 0,
@@ -294,25 +378,38 @@ impl Registry {
                 ));
             }
         }
-        if !self.board.models[id].state.is_resident() {
+        for id in &members {
+            self.end_process(id, force);
+        }
+    }
+
+    fn end_process(&mut self, id: &ModelId, force: bool) {
+        let Some(model) = self.board.models.get_mut(id) else {
+            return;
+        };
+        model.is_wanted = false;
+        if !model.state.is_resident() {
             return;
         }
+        let bytes = model.state.bytes();
         self.history.evicted(id, EvictionReason::Requested, bytes);
         self.board.unload(id);
         self.stop(id, if force { Stop::Force } else { Stop::Unload });
     }
 
     fn forget(&mut self, id: &ModelId) -> Result<()> {
-        let (Some(entry), Some(model)) = (self.entries.get(id), self.board.models.get(id)) else {
+        let Some(entry) = self.entries.get(id) else {
             return Err(self.unknown(id));
         };
-        if model.state != State::Unloaded || self.board.waiting_for(id).next().is_some() {
+        let is_down = |(id, model): (&ModelId, &Model)| {
+            model.state == State::Unloaded && self.board.waiting_for(id).next().is_none()
+        };
+        if !self.board.members(id).all(is_down) {
             let message = format!("the model {id} is being loaded again");
             return Err(Error::new(ErrorCode::ModelInUse, message));
         }
         if entry.definition.origin != Origin::Configured {
-            self.entries.remove(id);
-            self.board.models.remove(id);
+            self.remove(id);
         }
         Ok(())
     }
@@ -322,7 +419,8 @@ impl Registry {
             (Some(entry), Some(model)) => Ok(crate::ModelInfo {
                 last_eviction: self.history.last_of(id).cloned(),
                 plan: self.plan_of(entry, model),
-                ..entry.info(model, self.board.queued(id))
+                replicas: self.replicas(id),
+                ..entry.info(model, &self.together(id))
             }),
             _ => Err(self.unknown(id)),
         }
@@ -330,8 +428,12 @@ impl Registry {
 
     fn plan_of(&self, entry: &Entry, model: &Model) -> Option<LoadPlan> {
         let bytes = model.predicted?;
-        let estimate = entry.estimate.unwrap_or(bytes);
-        self.plan(&entry.definition, Need { bytes, estimate }).ok()
+        let need = Need {
+            bytes,
+            estimate: entry.estimate.unwrap_or(bytes),
+            mapped: model.weights.as_ref().map_or(0, |weights| weights.bytes),
+        };
+        self.plan(&entry.definition, need).ok()
     }
 
     fn diagnostics(&self) -> Diagnostics {
@@ -349,6 +451,14 @@ impl Registry {
 
     /// An error that counts against the model.
     fn note_error(&mut self, id: &ModelId, message: &str) {
+        let first = self
+            .board
+            .models
+            .get(id)
+            .and_then(|model| model.replica_of.clone());
+        if let Some(model) = first.and_then(|first| self.entries.get_mut(&first)) {
+            model.note_error(message);
+        }
         if let Some(entry) = self.entries.get_mut(id) {
             entry.note_error(message);
             self.history.failed(id, message);
@@ -370,17 +480,15 @@ impl Registry {
             .iter()
             .filter(|(id, entry)| entry.definition.origin == Origin::Found && !found.contains(id))
             .filter(|(id, _)| {
-                self.board
-                    .models
-                    .get(*id)
-                    .is_some_and(|model| model.state == State::Unloaded)
+                let mut members = self.board.members(id);
+                members.all(|(id, model)| {
+                    model.state == State::Unloaded && self.board.waiting_for(id).next().is_none()
+                })
             })
-            .filter(|(id, _)| self.board.waiting_for(id).next().is_none())
             .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
-            self.entries.remove(&id);
-            self.board.models.remove(&id);
+            self.remove(&id);
         }
         for definition in definitions {
             if !self.entries.contains_key(&definition.id) {
@@ -412,12 +520,12 @@ impl Registry {
         match outcome {
             Ok(Started {
                 engine,
-                bytes,
+                need,
                 load_time,
             }) => {
+                let bytes = need.bytes;
                 tracing::info!(model = %id, bytes, ?load_time, pid = engine.pid, "model loaded");
                 entry.known = Some(engine.card.clone());
-                entry.measured = Some(bytes);
                 entry.load_time = Some(load_time);
                 entry.loaded_at = Some(Timestamp::now());
                 let limiter = (entry.definition.setup.auto_slots)
@@ -429,6 +537,7 @@ impl Registry {
                     .gate
                     .attach(engine.clone(), incarnation, slots, limiter);
                 entry.engine = Some(engine);
+                self.note_need(id, need);
             }
             Err(StartError { error, crashed }) => {
                 tracing::warn!(model = %id, %error, crashed, "a model can't be loaded");
@@ -459,6 +568,15 @@ impl Registry {
         entry.engine = None;
         entry.gate.detach();
         entry.evicted.clear();
+        let first = self.board.members(id).next().map(|(id, _)| id.clone());
+        self.remove_retired(id);
+        let id = &first.unwrap_or_else(|| id.clone());
+        if self.together(id).is_resident {
+            return;
+        }
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
         for Leaving {
             reply,
             since,

@@ -23,12 +23,21 @@ pub(crate) enum Message {
         model: ModelId,
         tenant: Tenant,
         class: Class,
+        /// Requests with the same number had better go to the same process.
+        likes: Option<u64>,
         deadline: Option<Instant>,
         reply: oneshot::Sender<Result<Lease>>,
     },
     Load {
         waiter: WaiterId,
         definition: Box<Definition>,
+        reply: oneshot::Sender<Result<LoadReport>>,
+    },
+    /// The model's further process of that number is to be loaded.
+    LoadReplica {
+        waiter: WaiterId,
+        model: ModelId,
+        number: u32,
         reply: oneshot::Sender<Result<LoadReport>>,
     },
     Plan {
@@ -81,7 +90,7 @@ pub(crate) enum Message {
     Measured {
         model: ModelId,
         incarnation: Incarnation,
-        bytes: u64,
+        need: Need,
     },
     /// What the machine has left, and what the engines hold of it as their own.
     Machine {
@@ -97,6 +106,6 @@ pub(crate) enum Message {
 
 pub(crate) struct Started {
     pub(crate) engine: std::sync::Arc<Engine>,
-    pub(crate) bytes: u64,
+    pub(crate) need: Need,
     pub(crate) load_time: Duration,
 }

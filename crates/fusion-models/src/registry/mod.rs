@@ -7,6 +7,7 @@ mod history;
 mod limits;
 mod message;
 mod pressure;
+mod replicas;
 mod view;
 
 use std::{

@@ -33,7 +33,8 @@ pub(crate) struct View {
 
 /// One model, as a request would meet it.
 struct Seen {
-    gate: Arc<Gate>,
+    /// Of its processes.
+    gates: Vec<Arc<Gate>>,
     queued: usize,
     /// Zero while it isn't loaded.
     slots: u32,
@@ -76,7 +77,7 @@ impl View {
             .iter()
             .map(|card| ModelCard {
                 load: self.models.get(&card.id).map_or(card.load, |seen| {
-                    load(seen.gate.leases(), seen.queued, card.slots)
+                    load(seen.leases(), seen.queued, card.slots)
                 }),
                 ..card.clone()
             })
@@ -87,8 +88,9 @@ impl View {
         self.cards().iter().find(|card| card.id == *id).cloned()
     }
 
-    pub(crate) fn gate(&self, id: &ModelId) -> Option<&Arc<Gate>> {
-        self.models.get(id).map(|seen| &seen.gate)
+    /// The gates of a model's processes.
+    pub(crate) fn gates(&self, id: &ModelId) -> &[Arc<Gate>] {
+        self.models.get(id).map_or(&[], |seen| &seen.gates)
     }
 
     pub(crate) fn queues(&self) -> QueueStats {
@@ -98,7 +100,7 @@ impl View {
         };
         for (id, seen) in &self.models {
             let queue = ModelQueue {
-                running: seen.gate.leases(),
+                running: seen.leases(),
                 queued: seen.queued,
                 slots: seen.slots,
             };
@@ -117,7 +119,7 @@ impl View {
             return Outlook::default();
         };
         let free_slots = if seen.queued == 0 {
-            seen.slots.saturating_sub(seen.gate.leases())
+            seen.slots.saturating_sub(seen.leases())
         } else {
             0
         };
@@ -131,6 +133,12 @@ impl View {
             free_slots,
             runnable: seen.runnable,
         }
+    }
+}
+
+impl Seen {
+    fn leases(&self) -> u32 {
+        self.gates.iter().map(|gate| gate.leases()).sum()
     }
 }
 
@@ -153,23 +161,25 @@ pub(super) fn view(registry: &Registry) -> View {
         let Some(model) = board.models.get(id) else {
             continue;
         };
-        let queued = board.queued(id);
-        cards.push(entry.card(model, queued));
+        if model.replica_of.is_some() {
+            continue;
+        }
+        let together = registry.together(id);
+        cards.push(entry.card(model, &together));
         view.definitions
             .insert(id.clone(), entry.definition.clone());
         let runnable = !model.backoff.has_failed()
-            && (model.state.is_resident()
+            && (together.is_resident
                 || scheduler::could_start(board, model.predicted.unwrap_or(0)));
-        let is_loaded = model.state.is_loaded();
-        if is_loaded {
+        if together.loaded > 0 {
             loaded.push((entry.loaded_at, id.clone()));
         }
         let seen = Seen {
-            gate: entry.gate.clone(),
-            queued,
-            slots: if is_loaded { model.slots } else { 0 },
+            gates: together.gates,
+            queued: together.queued,
+            slots: together.slots,
             run: model.service.unwrap_or_default(),
-            wait: scheduler::refusal::wait(model, queued),
+            wait: scheduler::refusal::wait(model, together.queued),
             runnable,
         };
         view.models.insert(id.clone(), seen);

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,8 +12,11 @@ use fusion_types::{
     model::{ModelId, Priority},
 };
 
-use super::{Decision, backoff::Backoff, order::Turns, switch::Yield};
-use crate::{EvictionPolicy, eviction::Candidate, eviction::Room};
+use super::{Decision, Why, backoff::Backoff, order::Turns, switch::Yield};
+use crate::{
+    EvictionPolicy,
+    eviction::{Candidate, Room, Share},
+};
 
 pub(crate) type WaiterId = u64;
 
@@ -69,6 +74,14 @@ pub(crate) struct Model {
     pub(crate) incarnation: Incarnation,
     /// What a start would be charged; `None` until the engine was asked.
     pub(crate) predicted: Option<u64>,
+    /// The part of it that other processes of the same file have in common with this one.
+    pub(crate) weights: Option<Weights>,
+    /// Of which model this is a further process.
+    pub(crate) replica_of: Option<ModelId>,
+    /// Its further processes.
+    pub(crate) replicas: Vec<ModelId>,
+    /// Whether it is to run whenever there is room and its model runs.
+    pub(crate) is_wanted: bool,
     pub(crate) pinned: bool,
     pub(crate) priority: Priority,
     pub(crate) idle_ttl: Option<Duration>,
@@ -82,6 +95,13 @@ pub(crate) struct Model {
     pub(crate) turns: Turns,
     pub(crate) yields: Option<Yield>,
     pub(crate) backoff: Backoff,
+}
+
+/// Mapped weights, which lie in memory once however many processes map them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Weights {
+    pub(crate) file: Arc<Path>,
+    pub(crate) bytes: u64,
 }
 
 /// What a process's gate has counted.
@@ -140,6 +160,10 @@ impl Model {
             changed_at: now,
             incarnation: 0,
             predicted: None,
+            weights: None,
+            replica_of: None,
+            replicas: Vec::new(),
+            is_wanted: false,
             pinned: false,
             priority: Priority::Normal,
             idle_ttl: None,
@@ -167,7 +191,27 @@ impl Board {
 
     /// Bytes charged now.
     pub(crate) fn charged(&self) -> u64 {
-        self.models.values().map(|model| model.state.bytes()).sum()
+        charge(self.models.values())
+    }
+
+    /// Bytes charged for all processes of a model.
+    pub(crate) fn charged_for(&self, id: &ModelId) -> u64 {
+        charge(self.members(id).map(|(_, model)| model))
+    }
+
+    /// Bytes that a start of the model would take now; `None` until the engine was asked.
+    pub(crate) fn need(&self, id: &ModelId) -> Option<u64> {
+        let model = self.models.get(id)?;
+        let there = |weights: &Weights| {
+            let others = self.models.values().filter(|other| other.holds(weights));
+            others.filter_map(Model::shared).min().unwrap_or(0)
+        };
+        let shared = model.weights.as_ref().map_or(0, there);
+        Some(
+            model
+                .predicted?
+                .saturating_sub(shared.min(model.shared().unwrap_or(0))),
+        )
     }
 
     pub(crate) fn free(&self) -> Room {
@@ -188,29 +232,50 @@ impl Board {
 
     /// Room that ending processes will give back.
     pub(crate) fn coming(&self) -> Room {
-        let leaving = self
-            .models
-            .values()
-            .filter(|model| matches!(model.state, State::Unloading { .. }));
-        leaving.fold(Room::default(), |room, model| {
-            room.plus(Room {
-                bytes: model.state.bytes(),
-                places: 1,
-            })
-        })
+        let leaves = |model: &&Model| matches!(model.state, State::Unloading { .. });
+        let staying = charge(self.models.values().filter(|model| !leaves(model)));
+        Room {
+            bytes: self.charged().saturating_sub(staying),
+            places: self.models.values().filter(leaves).count(),
+        }
     }
 
     /// Models that may be evicted now.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let evictable = self.models.iter().filter(|(_, model)| model.is_evictable());
         evictable
-            .map(|(id, model)| Candidate {
-                model: id.clone(),
-                bytes: model.state.bytes(),
-                priority: model.priority,
-                last_used: model.last_used,
-            })
+            .map(|(id, model)| self.candidate(id, model))
             .collect()
+    }
+
+    pub(super) fn candidate(&self, id: &ModelId, model: &Model) -> Candidate {
+        let stays =
+            |other: &&Model| matches!(other.state, State::Loading { .. } | State::Loaded { .. });
+        let share = model.weights.as_ref().map(|weights| {
+            let holders = || {
+                let resident = self.models.values().filter(stays);
+                resident.filter(|other| other.holds(weights))
+            };
+            Share {
+                file: weights.file.clone(),
+                bytes: holders().filter_map(Model::shared).min().unwrap_or(0),
+                holders: holders().count(),
+            }
+        });
+        // The others go on serving: of a model's idle processes all but the last used one, or all while any is busy.
+        let others = || self.members(id).filter(|(other, _)| *other != id);
+        let is_spare = others().any(|(other, sibling)| {
+            sibling.state.is_loaded()
+                && (sibling.leases > 0 || (sibling.last_used, other) > (model.last_used, id))
+        });
+        Candidate {
+            model: id.clone(),
+            bytes: model.state.bytes(),
+            share,
+            is_spare,
+            priority: model.priority,
+            last_used: model.last_used,
+        }
     }
 
     /// Resident models that may not be evicted now.
@@ -263,7 +328,37 @@ impl Board {
     }
 }
 
+/// Bytes that processes hold together: weights that several of them map count once.
+pub(super) fn charge<'a>(models: impl Iterator<Item = &'a Model>) -> u64 {
+    let mut total: u64 = 0;
+    let mut files: BTreeMap<&Path, (u64, u64)> = BTreeMap::new();
+    for model in models {
+        total = total.saturating_add(model.state.bytes());
+        if let (true, Some(Weights { file, bytes })) = (model.state.is_resident(), &model.weights) {
+            let (more, least) = files.entry(file).or_insert((0, *bytes));
+            if *more == 0 {
+                *more = 1;
+            } else {
+                *least = (*least).min(*bytes);
+                *more += 1;
+            }
+        }
+    }
+    let twice = files.values().map(|(holders, bytes)| (holders - 1) * bytes);
+    total.saturating_sub(twice.sum())
+}
+
 impl Model {
+    fn shared(&self) -> Option<u64> {
+        self.weights.as_ref().map(|weights| weights.bytes)
+    }
+
+    /// Whether its process maps the same file.
+    fn holds(&self, weights: &Weights) -> bool {
+        let same = |own: &Weights| own.file == weights.file;
+        self.state.is_resident() && self.weights.as_ref().is_some_and(same)
+    }
+
     pub(crate) fn is_evictable(&self) -> bool {
         self.state.is_loaded() && self.leases == 0 && !self.pinned
     }
@@ -325,7 +420,10 @@ impl Board {
         };
         model.state = State::Unloaded;
         match outcome {
-            Ok(bytes) => model.predicted = Some(bytes),
+            Ok(bytes) => {
+                model.predicted = Some(bytes);
+                self.tell_siblings(id);
+            }
             Err(error) => model.backoff.refused(error, now),
         }
     }
@@ -353,6 +451,30 @@ impl Board {
             model.last_used = now;
             model.load_time = Some(now.saturating_duration_since(model.changed_at));
             model.changed_at = now;
+            self.tell_siblings(id);
+            let members: Vec<_> = self.members(id).map(|(id, _)| id.clone()).collect();
+            for member in members {
+                if let Some(model) = self.models.get_mut(&member) {
+                    model.is_wanted = true;
+                }
+            }
+        }
+    }
+
+    /// What one process of a model taught holds for those of which nothing is known.
+    pub(crate) fn tell_siblings(&mut self, id: &ModelId) {
+        let Some(model) = self.models.get(id) else {
+            return;
+        };
+        let (predicted, weights) = (model.predicted, model.weights.clone());
+        let ignorant = self
+            .members(id)
+            .filter(|(_, model)| model.predicted.is_none());
+        let ignorant: Vec<_> = ignorant.map(|(id, _)| id.clone()).collect();
+        for id in ignorant {
+            if let Some(model) = self.models.get_mut(&id) {
+                (model.predicted, model.weights) = (predicted, weights.clone());
+            }
         }
     }
 
@@ -479,7 +601,18 @@ impl Board {
                     model.leases = 0;
                 }
             }
-            Decision::Evict { model, .. } => self.unload(model),
+            Decision::Evict { model, why } => {
+                self.unload(model);
+                if let (Why::Idle, Some(model)) = (why, self.models.get_mut(model)) {
+                    model.is_wanted = false;
+                }
+            }
+            Decision::Move { waiter, to } => {
+                let moved = self.waiters.iter_mut().find(|other| other.id == *waiter);
+                if let Some(waiter) = moved {
+                    waiter.model = to.clone();
+                }
+            }
             Decision::Yield { model, to } => {
                 if let Some(model) = self.models.get_mut(model) {
                     model.yields = Some(Yield {

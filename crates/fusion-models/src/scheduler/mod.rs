@@ -7,6 +7,7 @@ mod backoff;
 pub(crate) mod board;
 mod order;
 pub(crate) mod refusal;
+pub(crate) mod replicas;
 #[cfg(test)]
 mod simulation;
 mod start;
@@ -40,6 +41,11 @@ pub(crate) enum Decision {
     Refuse {
         waiter: WaiterId,
         error: Error,
+    },
+    /// The waiter waits for another process of its model from now on.
+    Move {
+        waiter: WaiterId,
+        to: ModelId,
     },
     /// Ask the engine how many bytes the model needs.
     Predict {
@@ -92,14 +98,17 @@ pub(crate) fn settle(board: &mut Board, now: Instant) -> Vec<Decision> {
 
 /// The next decisions, none of which depends on another of them:
 ///
-/// 1. Answer those who can't or won't wait any longer.
-/// 2. Hand out free slots, in the order of classes, tenants and arrival.
-/// 3. Refuse those beyond the end of a queue.
-/// 4. While draining, end what is idle; else make room and start what is waited for,
-/// 5. let busy models yield to what has waited too long, and
-/// 6. end what outgrew the budget or has been idle too long.
+/// 1. Let those wait elsewhere whose model has a process that would serve them sooner.
+/// 2. Answer those who can't or won't wait any longer.
+/// 3. Hand out free slots, in the order of classes, tenants and arrival.
+/// 4. Refuse those beyond the end of a queue.
+/// 5. While draining, end what is idle; else make room and start what is waited for,
+/// 6. let busy models yield to what has waited too long,
+/// 7. end what outgrew the budget or has been idle too long, and
+/// 8. start replicas that are missing.
 pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
     let steps = [
+        replicas::moves,
         refuse,
         switch::resume,
         grant,
@@ -109,6 +118,7 @@ pub(crate) fn decide(board: &Board, now: Instant) -> Vec<Decision> {
         switch::yields,
         shrink,
         expire,
+        replicas::grow,
     ];
     steps
         .iter()
@@ -124,7 +134,8 @@ pub(crate) fn is_open(board: &Board, id: &ModelId) -> bool {
         let model = board.models.get(&waiter.model);
         !model.is_some_and(|model| model.state.is_loaded())
     };
-    let is_waited_for = |waiter: &Waiter| waiter.model == *id || waits_for_room(waiter);
+    let is_waited_for =
+        |waiter: &Waiter| waits_for_room(waiter) || board.are_siblings(&waiter.model, id);
     board
         .models
         .get(id)
@@ -252,10 +263,7 @@ fn shrink(board: &Board, _now: Instant) -> Vec<Decision> {
         return Vec::new();
     }
     let candidates = board.candidates();
-    let most = candidates
-        .iter()
-        .map(|candidate| candidate.bytes)
-        .sum::<u64>();
+    let most = eviction::freed(&candidates).bytes;
     let missing = Room {
         bytes: over.min(most),
         places: 0,

@@ -9,6 +9,7 @@ use super::{
     board::{Board, Model, Waiter},
     order::in_order,
 };
+use crate::LoadPlan;
 
 /// How long a lease is taken to be out while no request was served yet.
 const UNKNOWN_SERVICE: Duration = Duration::from_secs(1);
@@ -62,6 +63,21 @@ pub(super) fn insufficient(board: &Board, id: &ModelId, needed: u64) -> Error {
         "budget_bytes": budget,
         "free_bytes": board.free().bytes,
         "protected": protected,
+    }))
+}
+
+/// A load that could not be carried out whole.
+pub(crate) fn too_large(plan: &LoadPlan) -> Error {
+    let (id, replicas) = (&plan.model_id, plan.replicas);
+    let (needed, budget) = (plan.needed_bytes, plan.budget_bytes);
+    let message = format!(
+        "{replicas} replicas of {id} need {needed} bytes more, and the budget of {budget} has no room for them"
+    );
+    Error::new(ErrorCode::InsufficientVram, message).with_details(json!({
+        "needed_bytes": needed,
+        "budget_bytes": budget,
+        "free_bytes": plan.free_bytes,
+        "protected": plan.protected,
     }))
 }
 

@@ -6,7 +6,7 @@ use fusion_types::model::ModelId;
 
 use super::{
     Decision, Why,
-    board::{Board, State, Waiter},
+    board::{Board, Model, State, Waiter, charge},
     refusal,
 };
 use crate::{EvictionPolicy, eviction, eviction::Candidate, eviction::Room};
@@ -26,18 +26,16 @@ pub(crate) enum Plan {
     Never,
 }
 
-/// What a start of `need` takes, with `free` now, `coming` soon, and the `candidates` for eviction.
+/// What a start of `need` takes, with `free` now, `coming` soon, and the `candidates` for eviction; other processes of the
+/// model stay.
 pub(crate) fn plan(
     board: &Board,
-    need: u64,
+    model: Option<&ModelId>,
+    need: Room,
     free: Room,
     coming: Room,
     candidates: Vec<Candidate>,
 ) -> Plan {
-    let need = Room {
-        bytes: need,
-        places: 1,
-    };
     if free.covers(need) {
         return Plan::Start;
     }
@@ -47,36 +45,37 @@ pub(crate) fn plan(
     }
     match eviction::choose(candidates, need.minus(soon), board.limits.policy) {
         Some(victims) => Plan::Evict(victims),
-        None if most(board).covers(need) => Plan::InUse,
+        None if most(board, model).covers(need) => Plan::InUse,
         None => Plan::Never,
     }
 }
 
-/// The room there would be with every model gone that may ever go.
-fn most(board: &Board) -> Room {
-    let stays = |pinned: bool| pinned || board.limits.policy == EvictionPolicy::Manual;
-    let resident = board.models.values().filter(|model| match model.state {
-        State::Loading { .. } | State::Loaded { .. } => stays(model.pinned),
-        State::Unloaded | State::Predicting | State::Unloading { .. } => false,
-    });
+/// The room there would be with every model gone that may ever go for `model`.
+fn most(board: &Board, model: Option<&ModelId>) -> Room {
+    let stays = |id: &ModelId, other: &Model| {
+        let is_sibling = model.is_some_and(|model| board.are_siblings(id, model));
+        other.pinned || is_sibling || board.limits.policy == EvictionPolicy::Manual
+    };
+    let staying = || {
+        let resident = board.models.iter().filter(|(id, other)| match other.state {
+            State::Loading { .. } | State::Loaded { .. } => stays(id, other),
+            State::Unloaded | State::Predicting | State::Unloading { .. } => false,
+        });
+        resident.map(|(_, model)| model)
+    };
     let whole = Room {
         bytes: board.limits.budget_bytes,
         places: board.limits.max_models.unwrap_or(usize::MAX),
     };
-    resident.fold(whole, |room, model| {
-        room.minus(Room {
-            bytes: model.state.bytes(),
-            places: 1,
-        })
+    whole.minus(Room {
+        bytes: charge(staying()),
+        places: staying().count(),
     })
 }
 
 /// Whether a model of that need could ever be started beside what stays.
 pub(crate) fn could_start(board: &Board, need: u64) -> bool {
-    most(board).covers(Room {
-        bytes: need,
-        places: 1,
-    })
+    most(board, None).covers(Room::of(need))
 }
 
 /// Goes through the models that are waited for, the longest wait first:
@@ -91,21 +90,18 @@ pub(crate) fn could_start(board: &Board, need: u64) -> bool {
 pub(super) fn starts(board: &Board, now: Instant) -> Vec<Decision> {
     let (mut free, mut coming) = (board.free(), board.coming());
     for id in wanted(board, now) {
-        let Some(need) = board.models[&id].predicted else {
+        let (Some(bytes), Some(need)) = (board.models[&id].predicted, board.need(&id)) else {
             return vec![Decision::Predict { model: id }];
         };
-        match plan(board, need, free, coming, board.may_go(now)) {
+        // A replica doesn't take the place of another of the same model.
+        let mut candidates = board.may_go(now);
+        candidates.retain(|candidate| !board.are_siblings(&candidate.model, &id));
+        match plan(board, Some(&id), Room::of(need), free, coming, candidates) {
             Plan::Start => {
-                return vec![Decision::Start {
-                    model: id,
-                    bytes: need,
-                }];
+                return vec![Decision::Start { model: id, bytes }];
             }
             Plan::Wait => {
-                let left = free.plus(coming).minus(Room {
-                    bytes: need,
-                    places: 1,
-                });
+                let left = free.plus(coming).minus(Room::of(need));
                 (free, coming) = (free.least(left), left.minus(free.least(left)));
             }
             Plan::Evict(victims) => {

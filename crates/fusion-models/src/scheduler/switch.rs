@@ -112,19 +112,19 @@ pub(super) fn yields(board: &Board, now: Instant) -> Vec<Decision> {
         .into_iter()
         .filter(overdue)
         .find_map(|id| {
-            let need = board.models.get(&id)?.predicted?;
-            let plan = plan(board, need, free, coming, board.may_go(now));
+            let need = Room::of(board.need(&id)?);
+            let mut candidates = board.may_go(now);
+            candidates.retain(|candidate| !board.are_siblings(&candidate.model, &id));
+            let plan = plan(board, Some(&id), need, free, coming, candidates);
             (plan == Plan::InUse).then_some((id, need))
         });
     let Some((to, need)) = stuck else {
         return Vec::new();
     };
-    let missing = Room {
-        bytes: need,
-        places: 1,
-    }
-    .minus(free.plus(coming));
-    let victims = eviction::choose(could_yield(board, now), missing, board.limits.policy);
+    let missing = need.minus(free.plus(coming));
+    let mut able = could_yield(board, now);
+    able.retain(|candidate| !board.are_siblings(&candidate.model, &to));
+    let victims = eviction::choose(able, missing, board.limits.policy);
     victims
         .unwrap_or_default()
         .into_iter()
@@ -144,13 +144,11 @@ fn could_yield(board: &Board, now: Instant) -> Vec<Candidate> {
         .iter()
         .filter(|(_, model)| model.may_yield(&board.limits, now));
     able.map(|(id, model)| Candidate {
-        model: id.clone(),
-        bytes: model.state.bytes(),
-        priority: model.priority,
         last_used: model
             .yields
             .as_ref()
             .map_or(model.last_used, |yields| yields.since),
+        ..board.candidate(id, model)
     })
     .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -10,8 +11,10 @@ use proptest::prelude::*;
 
 use super::{
     Decision, Why,
-    board::{Board, Limits, Model, State, Waiter, WaiterId, Want},
-    is_open, settle,
+    board::{Board, Limits, Model, State, Waiter, WaiterId, Want, Weights},
+    is_open,
+    replicas::replica_id,
+    settle,
 };
 use crate::EvictionPolicy;
 
@@ -51,7 +54,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        6 => (0..5usize, prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..5000u64))
+        6 => (0..6usize, prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..5000u64))
             .prop_map(|(model, explicit, deadline_ms)| Happening::Ask { model, explicit, deadline_ms }),
         1 => (0..8usize).prop_map(|nth| Happening::Withdraw { nth }),
         4 => (0..8usize).prop_map(|nth| Happening::Release { nth }),
@@ -122,6 +125,25 @@ impl World {
         }
     }
 
+    /// The first model gets a second process, and half of its bytes are weights that both map.
+    fn add_replica(&mut self) {
+        let (first, second) = (ModelId::new("m0"), replica_id(&ModelId::new("m0"), 1));
+        let (bytes, slots) = self.sizes[&first];
+        self.sizes.insert(second.clone(), (bytes, slots));
+        let model = self.board.models.get_mut(&first).unwrap();
+        model.replicas = vec![second.clone()];
+        model.weights = Some(Weights {
+            file: Path::new("weights").into(),
+            bytes: bytes / 2,
+        });
+        let replica = Model {
+            replica_of: Some(first),
+            replicas: Vec::new(),
+            ..model.clone()
+        };
+        self.board.models.insert(second, replica);
+    }
+
     /// The `nth` model in a state, counted round.
     fn nth(&self, nth: usize, fits: impl Fn(State) -> bool) -> Option<(ModelId, u64)> {
         let found: Vec<_> = self
@@ -184,9 +206,18 @@ impl World {
     fn ask(&mut self, model: usize, explicit: bool, deadline_ms: Option<u64>) {
         self.next += 1;
         self.unanswered.insert(self.next);
+        let replica = replica_id(&ModelId::new("m0"), 1);
+        let model = match model {
+            5 if explicit && self.board.models.contains_key(&replica) => replica,
+            nth => ModelId::new(&format!("m{}", nth % 5)),
+        };
         self.board.ask(Waiter {
             id: self.next,
-            model: ModelId::new(&format!("m{model}")),
+            model: if explicit {
+                model
+            } else {
+                self.board.route(&model, Some(self.next), self.now)
+            },
             want: if explicit { Want::Loaded } else { Want::Slot },
             tenant: Tenant::new(["a", "b", "c"][self.next as usize % 3]),
             class: [Class::Interactive, Class::Job, Class::Ingest, Class::Job]
@@ -234,6 +265,13 @@ impl World {
                 Decision::Refuse { waiter, .. } => {
                     assert!(self.unanswered.remove(waiter), "answered twice")
                 }
+                Decision::Move { waiter, to } => {
+                    let moved = before.waiters.iter().find(|other| other.id == *waiter);
+                    let moved = moved.expect("moved somebody who doesn't wait");
+                    assert_eq!(moved.want, Want::Slot);
+                    assert!(before.are_siblings(&moved.model, to) && moved.model != *to);
+                    assert!(before.models[to].state.is_loaded());
+                }
                 Decision::Predict { model } => {
                     assert_eq!(before.models[model].state, State::Unloaded)
                 }
@@ -274,8 +312,8 @@ impl World {
             .models
             .iter()
             .filter(|(id, _)| is_open(&self.board, id));
-        // One of them each time: copying boards takes long.
-        if let Some((id, model)) = open.nth(self.next as usize % 2) {
+        // Not each time: copying boards takes long.
+        if let Some((id, model)) = open.nth(self.next as usize % 4) {
             if model.leases < model.slots {
                 let mut board = self.board.clone();
                 board.ask(Waiter {
@@ -307,7 +345,7 @@ impl World {
             while !self.leases.is_empty() {
                 self.happen(Happening::Release { nth: 0 });
             }
-            for nth in 0..5 {
+            for nth in 0..6 {
                 self.happen(Happening::Predicted { nth, fine: true });
                 self.happen(Happening::StartOver {
                     nth,
@@ -331,9 +369,13 @@ proptest! {
         specs in models(),
         policy in policy(),
         max_models in prop::option::of(1..4usize),
+        has_replica in any::<bool>(),
         happenings in prop::collection::vec(happening(), 1..120),
     ) {
         let mut world = World::new(&specs, policy, max_models);
+        if has_replica {
+            world.add_replica();
+        }
         for happening in happenings {
             world.happen(happening);
         }
@@ -464,4 +506,117 @@ fn an_idle_model_expires_and_the_scheduler_knows_when() {
             why: Why::Idle
         }]
     );
+}
+
+fn replicated(bytes: u64) -> World {
+    let mut world = two_models(bytes, 50);
+    world.add_replica();
+    load(&mut world, 0);
+    world
+}
+
+fn states(world: &World) -> Vec<(&str, State)> {
+    let models = world.board.models.iter();
+    models
+        .map(|(id, model)| (id.as_str(), model.state))
+        .collect()
+}
+
+fn ask(world: &mut World, model: usize) {
+    world.happen(Happening::Ask {
+        model,
+        explicit: false,
+        deadline_ms: None,
+    });
+}
+
+#[test]
+fn a_replica_starts_where_there_is_room_and_shared_weights_count_once() {
+    let mut world = replicated(100);
+    // 75 bytes were measured, of which 50 are weights: another process adds 50 of its predicted 75.
+    assert_eq!(
+        states(&world),
+        [
+            ("m0", State::Loaded { bytes: 75 }),
+            ("m0#1", State::Loading { bytes: 100 }),
+            ("m1", State::Unloaded),
+        ]
+    );
+    assert_eq!(world.board.charged(), 125);
+    world.happen(Happening::StartOver {
+        nth: 0,
+        fine: true,
+        crashed: false,
+    });
+    assert_eq!(world.board.charged(), 100);
+}
+
+#[test]
+fn requests_go_to_the_least_busy_replica_and_none_waits_while_one_is_free() {
+    let mut world = replicated(100);
+    // Both wait for the only process there is, with one slot.
+    ask(&mut world, 0);
+    ask(&mut world, 0);
+    assert_eq!((world.leases.len(), world.unanswered.len()), (1, 1));
+    world.happen(Happening::StartOver {
+        nth: 0,
+        fine: true,
+        crashed: false,
+    });
+    assert_eq!((world.leases.len(), world.unanswered.len()), (2, 0));
+    let served: BTreeSet<_> = world.leases.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(served, BTreeSet::from(["m0", "m0#1"]));
+}
+
+#[test]
+fn a_dead_replica_s_waiters_go_to_the_other() {
+    let mut world = replicated(100);
+    world.happen(Happening::StartOver {
+        nth: 0,
+        fine: true,
+        crashed: false,
+    });
+    for _ in 0..4 {
+        ask(&mut world, 0);
+    }
+    world.happen(Happening::Crash { nth: 0 });
+    let waits: Vec<_> = world
+        .board
+        .waiters
+        .iter()
+        .map(|waiter| waiter.model.as_str())
+        .collect();
+    assert_eq!(waits, ["m0#1", "m0#1"]);
+    // What died comes back once its backoff is over.
+    world.happen(Happening::Later { ms: 300 });
+    assert!(matches!(states(&world)[0].1, State::Loading { .. }));
+}
+
+#[test]
+fn a_model_is_shrunk_before_another_is_unloaded() {
+    let mut world = two_models(60, 60);
+    load(&mut world, 1);
+    world.add_replica();
+    load(&mut world, 0);
+    // 45 for each model, and 15 beside the weights for the replica: 105 of 150.
+    world.happen(Happening::StartOver {
+        nth: 0,
+        fine: true,
+        crashed: false,
+    });
+    let third = ModelId::new("m2");
+    let model = Model {
+        predicted: Some(60),
+        ..Model::new(world.now)
+    };
+    world.board.models.insert(third.clone(), model);
+    world.happen(Happening::Later { ms: 5000 });
+    world.sizes.insert(third, (60, 1));
+    ask(&mut world, 2);
+    let going: Vec<_> = states(&world)
+        .into_iter()
+        .filter(|(_, state)| matches!(state, State::Unloading { .. }))
+        .map(|(id, _)| id)
+        .collect();
+    assert_eq!(going, ["m0"]);
 }

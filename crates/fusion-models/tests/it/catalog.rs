@@ -162,8 +162,8 @@ async fn what_cannot_be_loaded_is_refused_by_name() {
             "an option is",
         ),
         (
-            with("m", |r| r.replicas = Some(2)),
-            ErrorCode::NotImplemented,
+            with("m", |r| r.replicas = Some(0)),
+            ErrorCode::InvalidValue,
             "replicas",
         ),
     ];

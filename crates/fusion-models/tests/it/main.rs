@@ -15,6 +15,7 @@ mod known;
 mod pressure;
 mod queues;
 mod real;
+mod replicas;
 mod requests;
 mod setting;
 mod shutdown;

@@ -96,6 +96,7 @@ pub(crate) struct Definition {
     pub(crate) priority: Option<Priority>,
     pub(crate) context_length: Option<u32>,
     pub(crate) concurrency: Option<Concurrency>,
+    pub(crate) replicas: Option<u32>,
     pub(crate) engine: Option<String>,
     #[serde(default)]
     pub(crate) options: BTreeMap<String, String>,

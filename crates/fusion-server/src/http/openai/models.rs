@@ -198,6 +198,7 @@ fn info(info: &ModelInfo) -> Value {
         "engine": info.engine,
         "path": info.path,
         "pid": info.pid,
+        "replicas": info.replicas,
         "dimension": info.card.dimension,
         "fingerprint": info.card.fingerprint,
         "slots": info.card.slots,
