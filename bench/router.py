@@ -14,6 +14,8 @@ from load import Target, calm, canary, latencies, median_with_interval, percenti
 from overhead import BODY, CONNECTIONS, PATH, REQUESTS, ROUNDS, SECONDS
 
 ENGINE_PORT, ROUTER_PORT = 9555, 9556
+# As the router is started: neither writes a line for each request.
+QUIET = {"LOG_LEVEL": "error"}
 START_SECONDS = 60
 
 
@@ -25,7 +27,7 @@ def measure():
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "fake.gguf"
         model.write_bytes(b"GGUF")
-        with Peer(router), Server(models_dir=folder) as server:
+        with Peer(router), Server(QUIET, models_dir=folder) as server:
             load = {"model_path": str(model), "model_id": "fake", "model_type": "lm", "engine": "fake-engine"}
             server.call("POST", "/v1/models/load", {**load, "concurrency": CONNECTIONS, "options": {"tokens": 1}})
             ports = {"fusiond": server.port, "router": ROUTER_PORT, "engine": ENGINE_PORT}
@@ -92,8 +94,8 @@ def section(rounds):
     added = median_with_interval([(row["fusiond"] - row["engine"]) / (row["router"] - row["engine"]) for row in rounds])
     rps = median_with_interval([row["fusiond_rps"] / row["router_rps"] for row in rounds])
     return f"""{TITLE}
-The same chat, through each on TCP, to the same kind of engine; added means beyond the engine alone on TCP. {len(rounds)} calm rounds of
-{ROUNDS} in turn.
+The same chat, through each on TCP, to the same kind of engine; both log errors only. Added means beyond the engine alone on TCP.
+{len(rounds)} calm rounds of {ROUNDS} in turn.
 
 | | fusiond | vllm-router | engine alone | fusiond / vllm-router |
 |---|---|---|---|---|

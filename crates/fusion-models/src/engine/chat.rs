@@ -8,7 +8,6 @@ use fusion_types::{
     error::ErrorBody,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
-use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{
@@ -36,14 +35,6 @@ struct Reader {
     /// Whether the usage was told.
     counted: bool,
     ended: bool,
-}
-
-/// A child's event: a piece of the answer, or the error that ends it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Event {
-    Error(ErrorBody),
-    Chunk(ChatChunk),
 }
 
 pub(super) fn events(client: Client, response: Response) -> ChatEvents {
@@ -117,18 +108,23 @@ impl Reader {
                 Err(unreadable("it ended without a reason to finish"))
             };
         }
-        let event = if self.client.is_foreign() {
-            Event::Chunk(translate::chunk(data)?)
+        let chunk: ChatChunk = if self.client.is_foreign() {
+            translate::chunk(data)?
         } else {
             serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))?
         };
-        match event {
-            Event::Error(body) => Err(error(body)),
-            Event::Chunk(chunk) => {
-                chunk.into_events().for_each(|event| self.hear(event));
-                Ok(())
-            }
+        let before = self.ready.len();
+        for event in chunk.into_events() {
+            self.hear(event);
         }
+        // An error looks like a chunk that says nothing. Looking for one in each event would cost more than the events do.
+        if self.ready.len() == before
+            && !self.client.is_foreign()
+            && let Ok(body) = serde_json::from_str::<ErrorBody>(data)
+        {
+            return Err(error(body));
+        }
+        Ok(())
     }
 
     fn hear(&mut self, event: ChatEvent) {

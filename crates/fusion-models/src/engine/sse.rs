@@ -20,23 +20,37 @@ impl Parser {
     /// The events that `bytes` completed.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
         let mut events = Vec::new();
-        for &byte in bytes {
-            let second_half = self.after_return && byte == b'\n';
-            self.after_return = byte == b'\r';
-            match byte {
-                _ if second_half => {}
-                b'\n' | b'\r' => events.extend(self.end_line()),
-                _ => self.line.push(byte),
+        let mut rest = bytes;
+        while let Some(&first) = rest.first() {
+            if std::mem::take(&mut self.after_return) && first == b'\n' {
+                rest = &rest[1..];
+                continue;
             }
-            if self.line.len() + self.data.as_ref().map_or(0, String::len) > MOST_BYTES {
+            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let piece = &rest[..end.unwrap_or(rest.len())];
+            let known = self.line.len() + self.data.as_ref().map_or(0, String::len);
+            if known + piece.len() > MOST_BYTES {
                 return Err(TooLong);
+            }
+            let Some(end) = end else {
+                self.line.extend_from_slice(piece);
+                break;
+            };
+            self.after_return = rest[end] == b'\r';
+            rest = &rest[end + 1..];
+            // Most lines come in one piece, and needn't be copied.
+            if self.line.is_empty() {
+                events.extend(self.end_line(piece));
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(piece);
+                events.extend(self.end_line(&line));
             }
         }
         Ok(events)
     }
 
-    fn end_line(&mut self) -> Option<String> {
-        let line = std::mem::take(&mut self.line);
+    fn end_line(&mut self, line: &[u8]) -> Option<String> {
         if line.is_empty() {
             return self.data.take();
         }

@@ -181,7 +181,7 @@ impl Registry {
             if entry.engine.is_some()
                 && let Some(usage) = entry.gate.shut()
             {
-                self.board.used(id, usage);
+                self.board.used(id, &usage);
             }
         }
     }

@@ -391,7 +391,7 @@ impl Board {
     }
 
     /// What happened at the model's gate since it was looked at last.
-    pub(crate) fn used(&mut self, id: &ModelId, usage: Usage) {
+    pub(crate) fn used(&mut self, id: &ModelId, usage: &Usage) {
         let Some(model) = self
             .models
             .get_mut(id)
@@ -576,7 +576,7 @@ impl Board {
             service: Some(model.service.map_or(held, |mean| (mean * 7 + held) / 8)),
             served: Vec::new(),
         };
-        self.used(id, usage);
+        self.used(id, &usage);
     }
 }
 

@@ -1,12 +1,12 @@
 //! More requests than slots.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
-use fusion_types::error::ErrorCode;
+use fusion_types::{Result, error::ErrorCode};
 use futures::{StreamExt, future::join_all};
 use serde_json::json;
 
-use crate::setting::{Setting, call, chat, slow_answer, text};
+use crate::setting::{MEGABYTE, PATIENCE, Setting, call, chat, slow_answer, text};
 
 use fusion_types::inference::Inference;
 
@@ -100,4 +100,41 @@ async fn dropping_a_waiting_request_frees_its_place() {
             .load_time,
         Duration::ZERO
     );
+}
+
+#[tokio::test]
+async fn a_model_that_is_never_idle_yields_to_another_and_comes_back() {
+    let setting = Setting::with(&["busy", "other"], |config| fusion_models::Config {
+        budget_bytes: 150 * MEGABYTE,
+        least_turn: Duration::from_millis(100),
+        switch_after: Duration::from_millis(300),
+        ..config
+    })
+    .await;
+    let big = json!({ "estimate_mb": 90, "resident_mb": 90, "tokens": 10, "delay_ms": 5 });
+    setting.define("other", big.clone()).await;
+    setting.load("busy", big).await;
+    let before = setting.pid("busy").await;
+    let done = Cell::new(false);
+    // Four clients on two slots: without yielding the other model would wait for ever.
+    let clients = join_all((0..4).map(async |_| -> Result<u32> {
+        let mut served = 0;
+        while !done.get() || served < 3 {
+            text(setting.chat("busy").await?).await?;
+            served += 1;
+        }
+        Ok(served)
+    }));
+    let other = async {
+        let answer = text(setting.chat("other").await?).await;
+        done.set(true);
+        answer
+    };
+    let (served, other) = tokio::time::timeout(PATIENCE, async { tokio::join!(clients, other) })
+        .await
+        .unwrap();
+    assert!(other.unwrap().ends_with("tok9"));
+    assert!(served.iter().all(Result::is_ok), "{served:?}");
+    text(setting.chat("busy").await.unwrap()).await.unwrap();
+    assert_ne!(setting.pid("busy").await, before);
 }
