@@ -303,6 +303,8 @@ pub struct ModelDefinition {
     pub aliases: Vec<String>,
     /// Never evicted for room or for idleness.
     pub pinned: bool,
+    /// Loaded whenever there is room for it, and never unloaded for idleness. Unlike a pinned model it makes room for others.
+    pub keep_warm: bool,
     pub priority: Priority,
     /// Instead of [`Config::idle_ttl`].
     pub idle_ttl: Option<Duration>,
@@ -325,6 +327,7 @@ impl ModelDefinition {
             draft_model: None,
             aliases: Vec::new(),
             pinned: false,
+            keep_warm: false,
             priority: Priority::Normal,
             idle_ttl: None,
             preload: false,

@@ -165,6 +165,8 @@ pub struct ModelStats {
     /// From the call to the first token.
     pub first_token_ms: Option<Percentiles>,
     pub tokens_per_second: Option<Percentiles>,
+    /// Whether the last requests went at less than half the usual pace.
+    pub is_slow: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,6 +15,9 @@ use crate::{ModelStats, Percentiles};
 
 /// Requests over which percentiles are taken.
 const WINDOW: usize = 512;
+/// Requests that "lately" means, and how many before them must be known to say what is usual.
+const RECENT: usize = 8;
+const USUAL: usize = 24;
 
 /// A request that was answered whole.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,8 +121,34 @@ impl Stats {
                 samples().filter_map(|sample| sample.first_token.map(millis)),
             ),
             tokens_per_second: percentiles(samples().filter_map(|sample| sample.tokens_per_second)),
+            is_slow: self.is_slow(),
         }
     }
+
+    /// Whether the last requests went at less than half the pace of those before them: by tokens a second where the model
+    /// generates, else by the time an answer took.
+    fn is_slow(&self) -> bool {
+        let paces: Vec<_> = self.samples.iter().filter_map(Sample::pace).collect();
+        let Some((before, recent)) = paces.len().checked_sub(RECENT).map(|at| paces.split_at(at))
+        else {
+            return false;
+        };
+        before.len() >= USUAL && median(recent) < median(before) / 2.0
+    }
+}
+
+impl Sample {
+    /// The more, the faster; comparable within one model.
+    fn pace(&self) -> Option<f64> {
+        match (self.first_token, self.latency.as_secs_f64()) {
+            (Some(_), _) => self.tokens_per_second,
+            (None, latency) => (latency > 0.0).then(|| 1.0 / latency),
+        }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    percentiles(values.iter().copied()).map_or(0.0, |known| known.p50)
 }
 
 /// By nearest rank: each value is one that was measured.
@@ -207,6 +236,33 @@ mod tests {
         };
         assert_eq!(report.tokens_per_second, Some(expected));
         assert_eq!(report.first_token_ms, None);
+    }
+
+    #[test]
+    fn a_model_is_slow_when_its_pace_has_halved() {
+        let mut stats = Stats::default();
+        let add = |stats: &mut Stats, count: usize, pace: f64| {
+            for _ in 0..count {
+                stats.add(Sample {
+                    first_token: Some(Duration::from_millis(1)),
+                    tokens_per_second: Some(pace),
+                    ..sample(10)
+                });
+            }
+        };
+        add(&mut stats, USUAL, 40.0);
+        add(&mut stats, RECENT, 21.0);
+        assert!(!stats.report().is_slow);
+        add(&mut stats, RECENT, 15.0);
+        assert!(stats.report().is_slow);
+        add(&mut stats, RECENT, 40.0);
+        assert!(!stats.report().is_slow);
+        let mut embedder = Stats::default();
+        for millis in std::iter::repeat_n(10, USUAL).chain([30; RECENT]) {
+            assert!(!embedder.report().is_slow);
+            embedder.add(sample(millis));
+        }
+        assert!(embedder.report().is_slow);
     }
 
     #[test]

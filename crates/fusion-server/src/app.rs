@@ -244,6 +244,7 @@ fn definition(definition: &Definition) -> ModelDefinition {
         draft_model: definition.draft_model.clone(),
         aliases: definition.aliases.clone(),
         pinned: definition.pinned,
+        keep_warm: definition.keep_warm,
         priority: definition.priority.unwrap_or(Priority::Normal),
         idle_ttl: None,
         preload: definition.preload,

@@ -25,6 +25,9 @@ pub(crate) struct Definition {
     #[serde(default = "one")]
     pub(crate) replicas: u32,
     pub(crate) pinned: bool,
+    /// Loaded whenever there is room for it.
+    #[serde(default)]
+    pub(crate) keep_warm: bool,
     pub(crate) priority: Priority,
     pub(crate) idle_ttl: Option<Duration>,
     pub(crate) metadata: Map<String, Value>,

@@ -375,6 +375,7 @@ pub(crate) fn configured(config: &Config, model: &ModelDefinition) -> Result<Def
         definition.aliases.clone_from(&model.aliases);
         definition.replicas = model.replicas.clamp(1, MOST_REPLICAS);
         definition.pinned = model.pinned;
+        definition.keep_warm = model.keep_warm;
         definition.priority = model.priority;
         definition.idle_ttl = model.idle_ttl;
         Ok(definition)
@@ -416,6 +417,7 @@ pub(super) fn plain(
         aliases: Vec::new(),
         replicas: 1,
         pinned: false,
+        keep_warm: false,
         priority: Priority::Normal,
         idle_ttl: None,
         metadata: Map::new(),

@@ -122,7 +122,9 @@ impl Registry {
             .or_insert_with(|| Model::new(now));
         model.pinned = definition.pinned;
         model.priority = definition.priority;
-        model.idle_ttl = definition.idle_ttl.or(self.services.config.idle_ttl);
+        model.keep_warm = definition.keep_warm;
+        let ttl = definition.idle_ttl.or(self.services.config.idle_ttl);
+        model.idle_ttl = ttl.filter(|_| !definition.keep_warm);
         match self.entries.get_mut(&definition.id) {
             Some(entry) if entry.definition.setup == definition.setup => {
                 entry.definition = definition.into();
@@ -132,6 +134,7 @@ impl Registry {
                 entry.set_up_anew(definition, learned);
             }
             None => {
+                model.is_wanted = definition.keep_warm;
                 model.predicted = learned.as_ref().map(|learned| learned.need.bytes);
                 let tally = Arc::new(Tally::of(&definition.id));
                 let gate = Gate::new(tally.clone(), self.shares.cpu());

@@ -65,6 +65,16 @@ impl Backoff {
             .or(self.refusal.as_ref().filter(|_| !self.is_over(now)))
     }
 
+    /// Whether the last start was refused, so that another would be as well until something changes.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    /// A start succeeded.
+    pub(crate) fn started(&mut self) {
+        self.refusal = None;
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }

@@ -82,6 +82,8 @@ pub(crate) struct Model {
     pub(crate) replicas: Vec<ModelId>,
     /// Whether it is to run whenever there is room and its model runs.
     pub(crate) is_wanted: bool,
+    /// Whether it is to run even if nobody uses its model.
+    pub(crate) keep_warm: bool,
     pub(crate) pinned: bool,
     pub(crate) priority: Priority,
     pub(crate) idle_ttl: Option<Duration>,
@@ -164,6 +166,7 @@ impl Model {
             replica_of: None,
             replicas: Vec::new(),
             is_wanted: false,
+            keep_warm: false,
             pinned: false,
             priority: Priority::Normal,
             idle_ttl: None,
@@ -447,6 +450,7 @@ impl Board {
         if matches!(model.state, State::Loading { .. }) {
             model.state = State::Loaded { bytes };
             model.predicted = Some(bytes);
+            model.backoff.started();
             model.slots = slots.max(1);
             model.last_used = now;
             model.load_time = Some(now.saturating_duration_since(model.changed_at));

@@ -112,7 +112,8 @@ fn is_full(board: &Board, id: &ModelId) -> bool {
     })
 }
 
-/// Starts a replica that is missing beside its model, where there is room and nobody waits for any.
+/// Starts what is to run without being asked for, where there is room and nobody waits for any: a replica missing beside its
+/// model, and a model that is kept warm.
 pub(super) fn grow(board: &Board, now: Instant) -> Vec<Decision> {
     let waits_for_room = |waiter: &Waiter| {
         let model = board.models.get(&waiter.model);
@@ -125,8 +126,9 @@ pub(super) fn grow(board: &Board, now: Instant) -> Vec<Decision> {
         model.is_wanted
             && model.state == State::Unloaded
             && model.backoff.is_over(now)
-            && model.backoff.answer(now).is_none()
-            && board.members(id).any(|(_, other)| other.state.is_loaded())
+            && !model.backoff.was_refused()
+            && !model.backoff.has_failed()
+            && (model.keep_warm || board.members(id).any(|(_, other)| other.state.is_loaded()))
     };
     let fits = |id: &ModelId| {
         let need = board.need(id)?;
@@ -136,6 +138,14 @@ pub(super) fn grow(board: &Board, now: Instant) -> Vec<Decision> {
         };
         board.free().covers(room).then_some(())
     };
+    let mut unknown = board
+        .models
+        .iter()
+        .filter(is_missing)
+        .filter(|(_, model)| model.predicted.is_none());
+    if let Some((id, _)) = unknown.next() {
+        return vec![Decision::Predict { model: id.clone() }];
+    }
     let found = board
         .models
         .iter()

@@ -1,12 +1,12 @@
 //! Several processes of one model.
 
-use fusion_models::{Config, LoadReport, LoadRequest, ModelInfo, ReplicaInfo};
+use fusion_models::{Config, LoadReport, LoadRequest, ModelDefinition, ModelInfo, ReplicaInfo};
 use fusion_types::{error::ErrorCode, model::ModelStatus};
 use futures::{StreamExt, future::join_all};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::setting::{MEGABYTE, Setting, fake, is_alive, kill, slow_answer, text};
+use crate::setting::{MEGABYTE, Setting, fake, is_alive, kill, options, slow_answer, text};
 
 async fn load(setting: &Setting, name: &str, replicas: u32, options: Value) -> LoadReport {
     let request = LoadRequest {
@@ -140,4 +140,37 @@ async fn another_number_of_replicas_lets_running_ones_end_first() {
     assert_eq!(info.pid, before[0].pid);
     load(&setting, "m", 2, options).await;
     assert_eq!(loaded(&setting.models.info("m").await.unwrap()), 2);
+}
+
+#[tokio::test]
+async fn a_model_kept_warm_is_loaded_whenever_there_is_room() {
+    let big = json!({ "estimate_mb": 90, "resident_mb": 90, "tokens": 1 });
+    let warm = ModelDefinition {
+        engine: Some("fake-engine".to_owned()),
+        options: options(&big),
+        keep_warm: true,
+        ..ModelDefinition::new("warm", "a.gguf")
+    };
+    let setting = Setting::with(&["a", "b"], |config| Config {
+        budget_bytes: 150 * MEGABYTE,
+        definitions: vec![warm],
+        ..config
+    })
+    .await;
+    // Nobody asks for it, nor after its death.
+    let info = setting.until("warm", |info| loaded(info) == 1).await;
+    kill(info.pid.unwrap(), Signal::KILL);
+    setting
+        .until("warm", |info| info.recent_crashes == 1 && loaded(info) == 1)
+        .await;
+    // It makes room like any other, and comes back.
+    let report = setting.load("b", big).await;
+    assert_eq!(report.evicted.len(), 1);
+    assert_eq!(setting.status("warm"), ModelStatus::Unloaded);
+    setting.models.unload("b", false).await.unwrap();
+    setting.until("warm", |info| loaded(info) == 1).await;
+    // Unless somebody wants it gone.
+    setting.models.unload("warm", false).await.unwrap();
+    setting.load("a", json!({ "tokens": 1 })).await;
+    assert_eq!(setting.status("warm"), ModelStatus::Unloaded);
 }

@@ -93,6 +93,8 @@ pub(crate) struct Definition {
     pub(crate) preload: bool,
     #[serde(default)]
     pub(crate) pinned: bool,
+    #[serde(default)]
+    pub(crate) keep_warm: bool,
     pub(crate) priority: Option<Priority>,
     pub(crate) context_length: Option<u32>,
     pub(crate) concurrency: Option<Concurrency>,

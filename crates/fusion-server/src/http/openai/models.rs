@@ -260,12 +260,25 @@ fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
+/// `failed` until a load; `crashed` while it is down after a death; `slow` where its last answers took more than twice the
+/// usual time.
+fn health(info: &ModelInfo) -> &'static str {
+    match info.card.status {
+        ModelStatus::Failed => "failed",
+        ModelStatus::Loaded if info.stats.is_slow => "slow",
+        ModelStatus::Loaded => "ok",
+        _ if info.recent_crashes > 0 => "crashed",
+        _ => "ok",
+    }
+}
+
 fn counters(info: &ModelInfo) -> Value {
     json!({
         "active_requests": info.active_requests,
         "queued_requests": info.queued_requests,
         "request_count": info.request_count,
         "error_count": info.error_count,
+        "health": health(info),
         "latency_avg_ms": info.stats.latency_ms.map(|latency| rounded(latency.avg)),
         "last_error": info.last_error,
     })
