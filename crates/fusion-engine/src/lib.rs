@@ -11,8 +11,9 @@ mod sse;
 
 use async_trait::async_trait;
 use fusion_types::{
-    Error, ErrorCode, Result,
+    Class, Error, ErrorCode, Result,
     chat::{ChatEvent, ChatRequest},
+    completion::CompletionRequest,
     embedding::{EmbedRequest, Vectors},
     engine::{EngineCard, EngineStats, Estimate},
     rerank::{RerankRequest, Scores},
@@ -46,8 +47,13 @@ pub trait Engine: Sized + Send + Sync + 'static {
     fn stats(&self) -> EngineStats;
 
     /// Starts a generation; an error here is the response's status.
-    async fn chat(&self, _request: ChatRequest) -> Result<ChatStream> {
+    async fn chat(&self, _request: ChatRequest, _class: Class) -> Result<ChatStream> {
         Err(unsupported("chat"))
+    }
+
+    /// Goes on with a text as it is; otherwise as [`Engine::chat`].
+    async fn complete(&self, _request: CompletionRequest, _class: Class) -> Result<ChatStream> {
+        Err(unsupported("text completion"))
     }
 
     async fn embed(&self, _request: EmbedRequest) -> Result<Vectors> {

@@ -6,16 +6,19 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fusion_types::{
-    Error, ErrorCode,
+    Class, Error, ErrorCode,
     chat::ChatRequest,
+    completion::CompletionRequest,
     embedding::{EmbedInput, EmbedRequest, Vectors},
-    engine::{EngineCard, EngineLimits, EngineStats, TokenizeRequest, TokenizeResponse},
+    engine::{
+        CLASS_HEADER, EngineCard, EngineLimits, EngineStats, TokenizeRequest, TokenizeResponse,
+    },
     error::ErrorBody,
     rerank::RerankRequest,
 };
@@ -30,6 +33,7 @@ const BODY_LIMIT: usize = 256 << 20;
 pub(crate) fn router<E: Engine>(engine: Arc<E>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::<E>))
+        .route("/v1/completions", post(completions::<E>))
         .route("/v1/embeddings", post(embeddings::<E>))
         .route("/v1/rerank", post(rerank::<E>))
         .route("/health", get(ready::<E>))
@@ -42,15 +46,46 @@ pub(crate) fn router<E: Engine>(engine: Arc<E>) -> Router {
         .with_state(engine)
 }
 
-async fn chat<E: Engine>(State(engine): State<Arc<E>>, body: Bytes) -> Answer<Response> {
+async fn chat<E: Engine>(
+    State(engine): State<Arc<E>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<Response> {
     let request: ChatRequest = parse(&body)?;
     let (model, streamed) = (request.model.clone(), request.stream);
-    let events = engine.chat(request).await?;
+    let events = engine.chat(request, class(&headers)).await?;
     if streamed {
-        Ok(sse::stream(model, events))
+        Ok(sse::stream(events, move |event| {
+            sse::chat_chunk(&model, event)
+        }))
     } else {
-        Ok(sse::gather(model, events).await?)
+        Ok(sse::gather_chat(model, events).await?)
     }
+}
+
+async fn completions<E: Engine>(
+    State(engine): State<Arc<E>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<Response> {
+    let request: CompletionRequest = parse(&body)?;
+    let (model, streamed) = (request.model.clone(), request.stream);
+    let events = engine.complete(request, class(&headers)).await?;
+    if streamed {
+        Ok(sse::stream(events, move |event| {
+            sse::text_chunk(&model, event)
+        }))
+    } else {
+        Ok(sse::gather_text(&model, events).await?)
+    }
+}
+
+/// Whose request it is. Who doesn't say is taken for a person.
+fn class(headers: &HeaderMap) -> Class {
+    let named = headers
+        .get(CLASS_HEADER)
+        .and_then(|value| value.to_str().ok());
+    named.and_then(Class::parse).unwrap_or(Class::Interactive)
 }
 
 #[derive(Deserialize)]

@@ -6,20 +6,25 @@ use async_trait::async_trait;
 use fusion_engine::{
     ChatStream, Engine, Launch,
     types::{
-        Error, ErrorCode, Result,
-        chat::{ChatRequest, MediaKind},
+        Class, Error, ErrorCode, Result,
+        chat::{ChatEvent, ChatRequest, Delta, MediaKind},
+        completion::CompletionRequest,
         engine::{EngineCard, EngineStats, Estimate},
         model::{Capability, ModelType},
     },
 };
-use llama_cpp_4::model::{LlamaModel, params::LlamaModelParams};
+use futures::{StreamExt, stream};
+use llama_cpp_4::{
+    common_sampler::CommonSampler,
+    model::{LlamaModel, params::LlamaModelParams},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
 };
 
 use crate::{
-    adapters::Adapters,
+    adapters::{Adapters, Mix},
     decode::{DecodeThread, Job, OUTPUTS},
     device::Device,
     generation::{Answer, Generation},
@@ -27,11 +32,13 @@ use crate::{
     media::{self, Projector, ProjectorFile},
     model_file,
     prompt::{Prompt, Template},
+    raw_prompt,
     repack::{self, Source},
     sampler::sampler,
     shape::Shape,
     spans::spans,
     speculation::{draft_bytes, draft_path, load_draft},
+    warmup,
 };
 
 /// From this context length on a model counts as one for long texts.
@@ -69,11 +76,20 @@ impl Engine for Llama {
             return Err(model_file::unusable(&launch.model, why));
         }
         let projector = projector_file(launch)?;
-        let template = Arc::new(Template::of(&model));
+        let template = Arc::new(Template::of(&model, launch.option("chat_template")));
         let draft = draft_path(launch)
             .map(|path| load_draft(&path, &model))
             .transpose()?;
         let decode = DecodeThread::start(model.clone(), shape, adapters.clone(), draft)?;
+        if let Some(text) = launch.option("warmup") {
+            let cold = warmup::Cold {
+                model: &model,
+                template: &template,
+                decode: &decode,
+                mix: adapters.mix(None)?,
+            };
+            cold.warm_up(text);
+        }
         let context_length = decode.memory().context_length;
         let projector = match projector {
             Some(file) => {
@@ -96,6 +112,9 @@ impl Engine for Llama {
             let kinds = [MediaKind::Image, MediaKind::Audio].into_iter();
             let taken = kinds.filter(|kind| projector.as_ref().is_some_and(|it| it.takes(*kind)));
             capabilities.extend(taken.map(MediaKind::capability));
+        }
+        if template.calls_tools() {
+            capabilities.push(Capability::ToolCalling);
         }
         if context_length >= LONG_CONTEXT {
             capabilities.push(Capability::LongContext);
@@ -153,47 +172,49 @@ impl Engine for Llama {
         self.decode.stats()
     }
 
-    async fn chat(&self, request: ChatRequest) -> Result<ChatStream> {
-        let permit = self.slots.clone().try_acquire_owned().map_err(|_| {
-            let message = format!("all {} slots are busy", self.card.slots);
-            Error::new(ErrorCode::EngineUnavailable, message)
-        })?;
-        let (model, template, context_length) = (
-            self.model.clone(),
-            self.template.clone(),
-            self.card.context_length as usize,
-        );
+    async fn chat(&self, request: ChatRequest, class: Class) -> Result<ChatStream> {
+        let template = self.template.clone();
         let mix = self.adapters.mix(request.sampling.adapters.as_deref())?;
         let (projector, batch) = (self.projector.clone(), self.batch);
-        let (outputs, received) = mpsc::channel(OUTPUTS);
-        let prepared = spawn_blocking(move || {
+        self.generate(class, mix, move |model| {
             let seen = media::look(projector.as_ref(), &request, batch)?;
-            let prompt = template.prompt(&model, &request, seen.as_ref())?;
-            let max_tokens = allowed(&prompt, &request, context_length)?;
-            let sampler = sampler(&model, &request, &prompt)?;
-            let answer = Answer {
-                stops: [prompt.stops.as_slice(), &request.stop].concat(),
-                parser: prompt.parser,
-                prompt_tokens: prompt.tokens.len(),
-            };
-            Ok((
-                Job {
-                    prompt: prompt.tokens,
-                    pieces: prompt.pieces,
-                    max_tokens,
-                    sampler,
-                    mix,
-                    outputs,
-                },
-                answer,
-            ))
-        });
-        let (job, answer) = prepared
-            .await
-            .map_err(|error| Error::internal(error.to_string()))??;
-        self.decode.submit(job)?;
-        let (model, waker) = (self.model.clone(), self.decode.waker());
-        Ok(Generation::new(model, received, permit, waker, answer).into_stream())
+            let prompt = template.prompt(model, &request, seen.as_ref())?;
+            Ok(Wish {
+                sampler: sampler(model, &request.sampling, &request.logit_bias, &prompt)?,
+                prompt,
+                stop: request.stop.clone(),
+                max_tokens: request.max_tokens,
+                top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
+                tools: callable(&request),
+                param: "messages",
+            })
+        })
+        .await
+    }
+
+    async fn complete(&self, request: CompletionRequest, class: Class) -> Result<ChatStream> {
+        let model = self.model.clone();
+        let echo = match request.echo {
+            true => Some(raw_prompt::text(&model, &request.prompt)?),
+            false => None,
+        };
+        let mix = self.adapters.mix(request.sampling.adapters.as_deref())?;
+        let answer = self
+            .generate(class, mix, move |model| {
+                let prompt = Prompt::plain(raw_prompt::tokens(model, &request)?);
+                Ok(Wish {
+                    sampler: sampler(model, &request.sampling, &request.logit_bias, &prompt)?,
+                    prompt,
+                    stop: request.stop.clone(),
+                    max_tokens: request.max_tokens,
+                    top_logprobs: request.logprobs,
+                    tools: Vec::new(),
+                    param: "prompt",
+                })
+            })
+            .await?;
+        let echo = echo.map(|text| Ok(ChatEvent::Delta(Delta::text(text))));
+        Ok(stream::iter(echo).chain(answer).boxed())
     }
 
     async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
@@ -213,23 +234,94 @@ fn projector_file(launch: &Launch) -> Result<Option<ProjectorFile>> {
     wanted.then(|| ProjectorFile::find(launch)).transpose()
 }
 
-/// Tokens that may be generated: what is asked for, within what the prompt leaves of the context.
-fn allowed(prompt: &Prompt, request: &ChatRequest, context_length: usize) -> Result<usize> {
-    let length = prompt.tokens.len();
-    if length >= context_length {
-        let message = format!(
-            "the prompt has {length} tokens, and with the answer it must fit the context of {context_length} tokens"
-        );
-        return Err(Error::new(ErrorCode::ContextLengthExceeded, message).with_param("messages"));
+/// A generation as it is wanted.
+struct Wish {
+    prompt: Prompt,
+    sampler: CommonSampler,
+    /// Strings of the client's own that end the answer.
+    stop: Vec<String>,
+    max_tokens: Option<u32>,
+    top_logprobs: Option<u32>,
+    tools: Vec<String>,
+    /// The request's field that the prompt is made of.
+    param: &'static str,
+}
+
+impl Llama {
+    /// Starts what `wish` makes of a request, on a thread where that may take its time.
+    async fn generate(
+        &self,
+        class: Class,
+        mix: Mix,
+        wish: impl FnOnce(&LlamaModel) -> Result<Wish> + Send + 'static,
+    ) -> Result<ChatStream> {
+        let permit = self.slots.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("all {} slots are busy", self.card.slots);
+            Error::new(ErrorCode::EngineUnavailable, message)
+        })?;
+        let (model, context_length) = (self.model.clone(), self.card.context_length as usize);
+        let (outputs, received) = mpsc::channel(OUTPUTS);
+        let prepared = spawn_blocking(move || {
+            let wish = wish(&model)?;
+            let length = wish.prompt.tokens.len();
+            let max_tokens = allowed(length, wish.max_tokens, context_length, wish.param)?;
+            let answer = Answer {
+                stops: [wish.prompt.stops, wish.stop].concat(),
+                parser: wish.prompt.parser,
+                tools: wish.tools,
+                prompt_tokens: length,
+            };
+            let job = Job {
+                class,
+                prompt: wish.prompt.tokens,
+                pieces: wish.prompt.pieces,
+                max_tokens,
+                sampler: wish.sampler,
+                mix,
+                top_logprobs: wish.top_logprobs.map(|top| top as usize),
+                outputs,
+            };
+            Ok((job, answer))
+        });
+        let (job, answer) = prepared
+            .await
+            .map_err(|error| Error::internal(error.to_string()))??;
+        self.decode.submit(job)?;
+        let (model, waker) = (self.model.clone(), self.decode.waker());
+        Ok(Generation::new(model, received, permit, waker, answer).into_stream())
     }
-    if request.max_tokens == Some(0) {
+}
+
+/// The names of the tools that an answer may call.
+fn callable(request: &ChatRequest) -> Vec<String> {
+    if !request.may_call_tools() {
+        return Vec::new();
+    }
+    let names = request.tools.iter().map(|tool| tool.function.name.clone());
+    names
+        .filter(|name| request.named_tool().is_none_or(|named| named == name))
+        .collect()
+}
+
+/// Tokens that may be generated: what is asked for, within what the prompt leaves of the context.
+fn allowed(
+    prompt: usize,
+    max_tokens: Option<u32>,
+    context_length: usize,
+    param: &str,
+) -> Result<usize> {
+    if prompt >= context_length {
+        let message = format!(
+            "the prompt has {prompt} tokens, and with the answer it must fit the context of {context_length} tokens"
+        );
+        return Err(Error::new(ErrorCode::ContextLengthExceeded, message).with_param(param));
+    }
+    if max_tokens == Some(0) {
         return Err(Error::invalid(
             "max_tokens",
             "max_tokens must be at least 1",
         ));
     }
-    let room = context_length - length;
-    Ok(request
-        .max_tokens
-        .map_or(room, |most| room.min(most as usize)))
+    let room = context_length - prompt;
+    Ok(max_tokens.map_or(room, |most| room.min(most as usize)))
 }

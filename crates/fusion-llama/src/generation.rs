@@ -6,7 +6,7 @@ use fusion_engine::{
     ChatStream,
     types::{
         Error, ErrorCode, Result,
-        chat::{ChatEvent, Delta, FinishReason, PromptTokensDetails, Usage},
+        chat::{ChatEvent, Delta, FinishReason, PromptTokensDetails, TokenLogprob, Usage},
     },
 };
 use futures::{StreamExt, stream};
@@ -18,7 +18,8 @@ use llama_cpp_4::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
-    decode::{Output, Waker},
+    decode::{Likely, Output, Waker},
+    logprobs::{self, Logprobs},
     reply::Reply,
     text::Assembler,
 };
@@ -34,6 +35,9 @@ pub(crate) struct Generation {
     preserved: Vec<LlamaToken>,
     text: Assembler,
     reply: Option<Reply>,
+    logprobs: Logprobs,
+    /// Of text that the client has been told, or soon is.
+    untold: Vec<TokenLogprob>,
     usage: Usage,
     events: VecDeque<Result<ChatEvent>>,
     ended: bool,
@@ -43,6 +47,8 @@ pub(crate) struct Generation {
 pub(crate) struct Answer {
     pub(crate) stops: Vec<String>,
     pub(crate) parser: Option<ChatParams>,
+    /// The tools that it may call.
+    pub(crate) tools: Vec<String>,
     pub(crate) prompt_tokens: usize,
 }
 
@@ -55,6 +61,7 @@ impl Generation {
         Answer {
             stops,
             parser,
+            tools,
             prompt_tokens,
         }: Answer,
     ) -> Self {
@@ -67,7 +74,9 @@ impl Generation {
             _permit: permit,
             _wake: WakeOnDrop(waker),
             text: Assembler::new(stops),
-            reply: parser.map(Reply::new),
+            reply: parser.map(|parser| Reply::new(parser, tools)),
+            logprobs: Logprobs::default(),
+            untold: Vec::new(),
             usage: Usage::new(count(prompt_tokens), 0),
             events: VecDeque::new(),
             ended: false,
@@ -100,10 +109,12 @@ impl Generation {
                     };
                     self.usage.prompt_tokens_details = Some(details);
                 }
-                Some(Output::Token(token)) => self.token(token),
+                Some(Output::Token(token, likely)) => self.token(token, likely.as_ref()),
                 Some(Output::Finished(reason)) => {
                     let rest = self.text.finish();
                     self.delta(rest);
+                    let logprobs = self.logprobs.rest();
+                    self.untold.extend(logprobs);
                     self.finish(reason);
                 }
                 Some(Output::Failed(error)) => self.fail(error),
@@ -115,7 +126,7 @@ impl Generation {
         }
     }
 
-    fn token(&mut self, token: LlamaToken) {
+    fn token(&mut self, token: LlamaToken, likely: Option<&Likely>) {
         self.usage.completion_tokens += 1;
         // A token without text of its own, such as a control token, is reported as an error.
         let special = if self.preserved.contains(&token) {
@@ -127,6 +138,10 @@ impl Generation {
             .model
             .token_to_raw_bytes(token, special)
             .unwrap_or_default();
+        if let Some(likely) = likely {
+            let logprob = logprobs::of_token(&self.model, token, likely);
+            self.logprobs.push(bytes.len(), logprob);
+        }
         let certain = self.text.push(&bytes);
         self.delta(certain.text);
         if certain.stopped {
@@ -137,23 +152,38 @@ impl Generation {
     }
 
     fn delta(&mut self, text: String) {
+        let logprobs = self.logprobs.tell(text.len());
+        self.untold.extend(logprobs);
         let delta = match &mut self.reply {
             Some(reply) => reply.push(&text),
             None => (!text.is_empty()).then(|| Delta::text(text)),
         };
-        self.events
-            .extend(delta.map(|delta| Ok(ChatEvent::Delta(delta))));
+        if let Some(delta) = delta {
+            self.tell(delta);
+        }
+    }
+
+    fn tell(&mut self, delta: Delta) {
+        let delta = Delta {
+            logprobs: std::mem::take(&mut self.untold),
+            ..delta
+        };
+        self.events.push_back(Ok(ChatEvent::Delta(delta)));
     }
 
     fn finish(&mut self, mut reason: FinishReason) {
         self.ended = true;
         if let Some(reply) = &mut self.reply {
             let rest = reply.finish();
-            self.events
-                .extend(rest.map(|delta| Ok(ChatEvent::Delta(delta))));
             if reason == FinishReason::Stop && reply.has_calls() {
                 reason = FinishReason::ToolCalls;
             }
+            if let Some(delta) = rest {
+                self.tell(delta);
+            }
+        }
+        if !self.untold.is_empty() {
+            self.tell(Delta::default());
         }
         self.usage.total_tokens = self
             .usage

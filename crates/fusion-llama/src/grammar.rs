@@ -8,6 +8,8 @@ use llama_cpp_4::{
 };
 use serde::Deserialize;
 
+use crate::calls::{self, Reasoning};
+
 pub(crate) struct Grammar {
     text: String,
     source: GrammarSource,
@@ -43,6 +45,9 @@ impl Grammar {
 
     /// What the template made of tools or of a response format, if anything.
     pub(crate) fn of_template(applied: &ChatParams, request: &ChatRequest) -> Option<Self> {
+        if applied.grammar.is_empty() {
+            return None;
+        }
         let (source, param) = if request.may_call_tools() {
             (GrammarSource::ToolCalls, "tools")
         } else {
@@ -50,14 +55,35 @@ impl Grammar {
         };
         // Read anew: the binding's own list loses what comes after a brace in a trigger.
         let triggers = serde_json::from_str(&applied.grammar_triggers_json).unwrap_or_default();
-        (!applied.grammar.is_empty()).then(|| Self {
+        let mut grammar = Self {
             text: applied.grammar.clone(),
             source,
             lazy: applied.grammar_lazy,
             triggers,
             generation_prompt: applied.generation_prompt().to_owned(),
             param,
-        })
+        };
+        if request.may_call_tools() && grammar.lazy {
+            grammar.text = calls::narrowed(&grammar.text, request.may_call_several());
+            if request.must_call_tools() {
+                grammar.bind_all(Reasoning::of(applied).as_ref());
+            }
+        }
+        Some(grammar)
+    }
+
+    /// From the first token on, without what the template expects before it.
+    fn bind_all(&mut self, reasoning: Option<&Reasoning>) {
+        self.text = calls::after_reasoning(&self.text, reasoning);
+        self.source = GrammarSource::User;
+        self.lazy = false;
+        self.triggers.clear();
+        self.generation_prompt.clear();
+    }
+
+    /// Whether the answer is bound from its first token on, and needs nothing before that.
+    pub(crate) fn binds_all(&self) -> bool {
+        !self.lazy && self.source == GrammarSource::User
     }
 
     /// # Errors

@@ -6,6 +6,7 @@
 //! and calls is told apart by `reply`, what images and sounds say comes through `media`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
 
 mod adapters;
+mod calls;
 mod decode;
 mod device;
 mod embed;
@@ -14,6 +15,8 @@ mod generation;
 mod gguf;
 mod grammar;
 mod llama;
+mod logprobs;
+mod loose;
 mod media;
 mod model_file;
 mod off_thread;
@@ -21,6 +24,7 @@ mod options;
 mod prompt;
 mod quantize;
 mod quantize_command;
+mod raw_prompt;
 mod repack;
 mod reply;
 mod rerank;
@@ -31,6 +35,7 @@ mod slots;
 mod spans;
 mod speculation;
 mod text;
+mod warmup;
 mod word_spans;
 mod worker;
 

@@ -1,9 +1,6 @@
 //! From a request to the tokens of a prompt and to what binds its answer, by the model's own chat template.
 
-use fusion_engine::types::{
-    Error, ErrorCode, Result,
-    chat::{ChatRequest, ToolChoice, ToolMode},
-};
+use fusion_engine::types::{Error, ErrorCode, Result, chat::ChatRequest};
 use llama_cpp_4::{
     chat::{ChatApplyParams, ChatParams, ChatTemplates, ReasoningFormat, ToolChoice as Choice},
     model::{AddBos, LlamaModel},
@@ -39,14 +36,28 @@ pub(crate) struct Prompt {
     pub(crate) parser: Option<ChatParams>,
 }
 
+impl Prompt {
+    /// One whose answer is text and nothing else.
+    pub(crate) fn plain(tokens: Vec<LlamaToken>) -> Self {
+        Self {
+            tokens,
+            pieces: Pieces::default(),
+            stops: Vec::new(),
+            grammar: None,
+            parser: None,
+        }
+    }
+}
+
 impl Template {
-    pub(crate) fn of(model: &LlamaModel) -> Self {
+    /// The model's own, or the one that is given in its place.
+    pub(crate) fn of(model: &LlamaModel, given: Option<&str>) -> Self {
         // Asked first because llama.cpp would go on with a template of its own.
-        if model.chat_template(None).is_err() {
+        if given.is_none() && model.chat_template(None).is_err() {
             let message = "this model has no chat template, so it can't chat";
             return Self(Err(Error::new(ErrorCode::UnsupportedOperation, message)));
         }
-        let templates = ChatTemplates::from_model(model, None).map_err(|error| {
+        let templates = ChatTemplates::from_model(model, given).map_err(|error| {
             let message = format!("this model's chat template can't be used: {error}");
             Error::new(ErrorCode::UnsupportedOperation, message)
         });
@@ -55,6 +66,10 @@ impl Template {
 
     pub(crate) fn is_usable(&self) -> bool {
         self.0.is_ok()
+    }
+
+    pub(crate) fn calls_tools(&self) -> bool {
+        self.0.as_ref().is_ok_and(|usable| usable.calls_tools)
     }
 
     /// Special tokens are recognised in what the template wrote, never in what a message says.
@@ -76,7 +91,16 @@ impl Template {
         let answer_grammar = answer_grammar(request)?;
         let parsed = usable.thinks || request.may_call_tools();
         let params = params(request, parsed, seen)?;
-        let applied = usable.templates.apply(&params).map_err(refused)?;
+        let mut applied = usable.templates.apply(&params).map_err(refused)?;
+        let mut grammar = parsed
+            .then(|| Grammar::of_template(&applied, request))
+            .flatten();
+        if request.must_call_tools() && !grammar.as_ref().is_some_and(Grammar::binds_all) {
+            // The library's own grammar for it, which lets text come before the call.
+            let params = params.with_tool_choice(Choice::Required);
+            applied = usable.templates.apply(&params).map_err(refused)?;
+            grammar = Grammar::of_template(&applied, request);
+        }
         let (tokens, pieces) = match seen {
             Some(seen) => seen.tokens(&applied)?,
             None => {
@@ -90,12 +114,10 @@ impl Template {
                 "the messages make an empty prompt",
             ));
         }
-        // A template with reasoning or tools has a grammar of its own, which leaves room for them.
-        let grammar = if parsed {
-            Grammar::of_template(&applied, request)
-        } else {
-            answer_grammar.map(Grammar::of_answer)
-        };
+        if !parsed {
+            // A template with reasoning or tools has a grammar of its own, which leaves room for them.
+            grammar = answer_grammar.map(Grammar::of_answer);
+        }
         Ok(Prompt {
             tokens,
             pieces,
@@ -158,14 +180,11 @@ fn params(request: &ChatRequest, parsed: bool, seen: Option<&Seen>) -> Result<Ch
 
 /// A tool that is named is the only one that there is, and has to be called.
 fn with_tools(params: ChatApplyParams, request: &ChatRequest) -> Result<ChatApplyParams> {
-    let named = match &request.tool_choice {
-        Some(ToolChoice::Named { function, .. }) => Some(&function.name),
-        _ => None,
-    };
+    let named = request.named_tool();
     let tools: Vec<_> = request
         .tools
         .iter()
-        .filter(|tool| named.is_none_or(|name| *name == tool.function.name))
+        .filter(|tool| named.is_none_or(|name| name == tool.function.name))
         .collect();
     for function in tools.iter().map(|tool| &tool.function) {
         match &function.parameters {
@@ -180,18 +199,11 @@ fn with_tools(params: ChatApplyParams, request: &ChatRequest) -> Result<ChatAppl
     if schema::has_nul(&tools) {
         return Err(Error::invalid("tools", "a tool contains a NUL character"));
     }
-    let required = Some(&ToolChoice::Mode(ToolMode::Required));
-    let choice = if named.is_some() || request.tool_choice.as_ref() == required {
-        Choice::Required
-    } else {
-        Choice::Auto
-    };
-    // Whoever names a tool wants it called once.
-    let parallel = named.is_none() && request.parallel_tool_calls.unwrap_or(true);
+    // A call that is required is a matter of the grammar: see there.
     Ok(params
         .with_tools(tools.to_string())
-        .with_tool_choice(choice)
-        .with_parallel_tool_calls(parallel))
+        .with_tool_choice(Choice::Auto)
+        .with_parallel_tool_calls(request.may_call_several()))
 }
 
 fn with_kwargs(mut params: ChatApplyParams, request: &ChatRequest) -> ChatApplyParams {

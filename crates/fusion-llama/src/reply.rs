@@ -10,6 +10,8 @@ use llama_cpp_4::chat::ChatParams;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::loose::{self, LooseCall};
+
 /// The parser reads the whole text each time, so it is asked at most so often.
 const PAUSE: Duration = Duration::from_millis(20);
 /// And never more than this part of the time.
@@ -17,6 +19,8 @@ const SHARE: u32 = 10;
 
 pub(crate) struct Reply {
     parser: ChatParams,
+    /// The tools that may be called.
+    tools: Vec<String>,
     text: String,
     told: Told,
     next: Instant,
@@ -33,6 +37,16 @@ struct Message {
     tool_calls: Vec<Call>,
 }
 
+impl Message {
+    fn take_loose_calls(&mut self, tools: &[String]) {
+        let content = self.content.as_deref().unwrap_or_default();
+        if let Some(calls) = loose::calls(content, tools) {
+            self.content = None;
+            self.tool_calls = calls.into_iter().map(Call::from).collect();
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Call {
     function: Function,
@@ -46,10 +60,20 @@ struct Function {
     arguments: Value,
 }
 
+impl From<LooseCall> for Call {
+    fn from(LooseCall { name, arguments }: LooseCall) -> Self {
+        let arguments = Value::Object(arguments);
+        Self {
+            function: Function { name, arguments },
+        }
+    }
+}
+
 impl Reply {
-    pub(crate) fn new(parser: ChatParams) -> Self {
+    pub(crate) fn new(parser: ChatParams, tools: Vec<String>) -> Self {
         Self {
             parser,
+            tools,
             text: String::new(),
             told: Told::default(),
             next: Instant::now(),
@@ -65,17 +89,33 @@ impl Reply {
         }
         let message = self.read(true);
         self.next = Instant::now() + PAUSE.max(now.elapsed() * SHARE);
-        self.told.more(&message?, false)
+        let mut message = message?;
+        if self.may_be_calls(&message) {
+            message.content = None;
+        }
+        self.told.more(&message, false)
     }
 
     /// The rest. A text that the parser can't follow to its end is told as far as it can, or as it is.
     pub(crate) fn finish(&mut self) -> Option<Delta> {
         let message = self.read(false).or_else(|| self.read(true));
-        let message = message.unwrap_or_else(|| Message {
+        let mut message = message.unwrap_or_else(|| Message {
             content: Some(std::mem::take(&mut self.text)),
             ..Message::default()
         });
+        if self.may_be_calls(&message) {
+            message.take_loose_calls(&self.tools);
+        }
         self.told.more(&message, true)
+    }
+
+    /// Whether all that the model wrote may be calls without their template's marks; then nobody was told of it yet.
+    fn may_be_calls(&self, message: &Message) -> bool {
+        let content = message.content.as_deref().unwrap_or_default();
+        !self.tools.is_empty()
+            && message.tool_calls.is_empty()
+            && self.told.content.is_empty()
+            && loose::may_be_calls(content, &self.tools)
     }
 
     pub(crate) fn has_calls(&self) -> bool {

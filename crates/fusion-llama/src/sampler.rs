@@ -1,9 +1,8 @@
 //! From the request's sampling parameters to llama.cpp's sampler chain.
 
-use fusion_engine::types::{
-    Error, Result,
-    chat::{ChatRequest, Sampling},
-};
+use std::collections::BTreeMap;
+
+use fusion_engine::types::{Error, Result, chat::Sampling};
 use llama_cpp_4::{
     common_sampler::{CommonSampler, CommonSamplerParams, CommonSamplerType},
     model::LlamaModel,
@@ -24,14 +23,14 @@ const RANDOM_SEED: u32 = u32::MAX;
 /// `invalid_value` for a parameter out of range, and for a grammar that can't be enforced.
 pub(crate) fn sampler(
     model: &LlamaModel,
-    request: &ChatRequest,
+    sampling: &Sampling,
+    logit_bias: &BTreeMap<String, f32>,
     Prompt {
         tokens: prompt,
         grammar,
         ..
     }: &Prompt,
 ) -> Result<CommonSampler> {
-    let sampling = &request.sampling;
     check(sampling)?;
     let mut params = CommonSamplerParams::new();
     let mut scalars = params.scalars();
@@ -57,7 +56,7 @@ pub(crate) fn sampler(
             .set_samplers(&[CommonSamplerType::Penalties, CommonSamplerType::TopK])
             .map_err(failed)?;
     }
-    bias(&mut params, model, request)?;
+    bias(&mut params, model, logit_bias)?;
     if let Some(grammar) = grammar {
         grammar.set(&mut params)?;
     }
@@ -79,8 +78,12 @@ pub(crate) fn sampler(
 }
 
 /// -100 bans a token, as the dialect has it.
-fn bias(params: &mut CommonSamplerParams, model: &LlamaModel, request: &ChatRequest) -> Result<()> {
-    for (token, bias) in &request.logit_bias {
+fn bias(
+    params: &mut CommonSamplerParams,
+    model: &LlamaModel,
+    logit_bias: &BTreeMap<String, f32>,
+) -> Result<()> {
+    for (token, bias) in logit_bias {
         let known = |token: &i32| (0..model.n_vocab()).contains(token);
         let token = token.parse().ok().filter(known).ok_or_else(|| {
             let message = format!("logit_bias: {token} is no token of this model");

@@ -13,7 +13,7 @@ use llama_cpp_4::{
 use crate::{decode::MOST_STREAMS, device::Device, gguf::Gguf, options, speculation::Speculation};
 
 /// The launch options of a model that generates.
-const OPTIONS: [&str; 10] = [
+const OPTIONS: [&str; 12] = [
     "mmproj",
     "kv",
     "kv_type",
@@ -24,6 +24,8 @@ const OPTIONS: [&str; 10] = [
     "draft_p_min",
     "draft_model",
     "adapters",
+    "chat_template",
+    "warmup",
 ];
 
 /// What a slot can hold when nobody says otherwise and the model was trained on more: enough for long documents. KV memory is

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use fusion_types::{
     Call, Error, ErrorCode, Result,
     chat::{ChatEvent, ChatRequest, Message, Role},
+    completion::CompletionRequest,
     embedding::EmbedRequest,
     inference::{
         Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate,
@@ -22,12 +23,12 @@ use fusion_types::{
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 
-use crate::{Models, engine::ChatEvents, lease::Lease, stats::Clock};
+use crate::{Models, engine::ChatEvents, lease::Lease, routing::Route, stats::Clock};
 
 #[async_trait]
 impl Inference for Models {
     async fn chat(&self, call: &Call, mut request: ChatRequest) -> Result<Generation> {
-        let mut clock = Clock::start();
+        let clock = Clock::start();
         let (mut lease, route) = self
             .acquire(
                 call,
@@ -39,27 +40,26 @@ impl Inference for Models {
         route.model.as_str().clone_into(&mut request.model);
         // Always streamed: cancelling and noticing a hang are one path.
         request.stream = true;
-        let (first, rest) = run(call, &mut lease, async |lease| {
-            let mut events = lease.engine.client.chat(&request).await?;
-            let first = events.next().await.transpose()?;
-            Ok((first, events))
+        let begun = run(call, &mut lease, async |lease| {
+            begin(lease.engine.client.chat(&request, call.class).await?).await
         })
         .await?;
-        if let Some(sample) = first.as_ref().and_then(|event| clock.hear(event)) {
-            lease.answered(sample);
-        }
-        let running = Running {
-            clock,
-            events: rest,
-            lease,
-            deadline: call.deadline,
-        };
-        let first = stream::iter(first.map(Ok));
-        Ok(Generation {
-            model: route.model,
-            route: route.reason.map(Arc::from),
-            events: first.chain(running.into_stream()).boxed(),
+        Ok(generation(call, clock, lease, route, begun))
+    }
+
+    async fn complete(&self, call: &Call, mut request: CompletionRequest) -> Result<Generation> {
+        let clock = Clock::start();
+        let model = request.model.parse()?;
+        // Whoever chats also goes on with a text. A model that is named says itself whether it can.
+        let capability = matches!(model, ModelRef::Auto(_)).then_some(Capability::Chat);
+        let (mut lease, route) = self.acquire(call, &model, capability, || None).await?;
+        route.model.as_str().clone_into(&mut request.model);
+        request.stream = true;
+        let begun = run(call, &mut lease, async |lease| {
+            begin(lease.engine.client.complete(&request, call.class).await?).await
         })
+        .await?;
+        Ok(generation(call, clock, lease, route, begun))
     }
 
     async fn embed(&self, call: &Call, mut request: EmbedRequest) -> Result<Embedded> {
@@ -136,6 +136,38 @@ fn beginning(request: &ChatRequest) -> u64 {
         message.content.text().hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// The first event, so that what goes wrong before it is an error, and the others.
+type Begun = (Option<ChatEvent>, ChatEvents);
+
+async fn begin(mut events: ChatEvents) -> Result<Begun> {
+    let first = events.next().await.transpose()?;
+    Ok((first, events))
+}
+
+fn generation(
+    call: &Call,
+    mut clock: Clock,
+    mut lease: Lease,
+    route: Route,
+    (first, rest): Begun,
+) -> Generation {
+    if let Some(sample) = first.as_ref().and_then(|event| clock.hear(event)) {
+        lease.answered(sample);
+    }
+    let running = Running {
+        clock,
+        events: rest,
+        lease,
+        deadline: call.deadline,
+    };
+    let first = stream::iter(first.map(Ok));
+    Generation {
+        model: route.model,
+        route: route.reason.map(Arc::from),
+        events: first.chain(running.into_stream()).boxed(),
+    }
 }
 
 /// Work on a leased engine, within the call's deadline. What goes wrong is noted with the model.

@@ -36,6 +36,22 @@ pub enum Class {
     Ingest,
 }
 
+impl Class {
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Job, Self::Ingest];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Job => "job",
+            Self::Ingest => "ingest",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == text)
+    }
+}
+
 /// What travels with every call from the edge down to the engine. Dropping the call's future or stream cancels it.
 #[derive(Clone, Debug)]
 pub struct Call {

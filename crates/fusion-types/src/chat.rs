@@ -62,6 +62,9 @@ pub struct ChatRequest {
     /// How long a thinking model may think, where its template knows: `none`, `minimal`, `low`, `medium`, `high`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<String>,
+    /// How many answers are wanted; without it one. Engines give one each time they are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 impl ChatRequest {
@@ -76,6 +79,26 @@ impl ChatRequest {
     /// Whether the answer may hold calls.
     pub fn may_call_tools(&self) -> bool {
         !self.tools.is_empty() && self.tool_choice != Some(ToolChoice::Mode(ToolMode::None))
+    }
+
+    /// Whether the answer must be a call.
+    pub fn must_call_tools(&self) -> bool {
+        let choice = self.tool_choice.as_ref();
+        choice.is_some_and(|choice| *choice == ToolChoice::Mode(ToolMode::Required))
+            || self.named_tool().is_some()
+    }
+
+    /// The only tool that may be called, where the request names one.
+    pub fn named_tool(&self) -> Option<&str> {
+        match &self.tool_choice {
+            Some(ToolChoice::Named { function, .. }) => Some(&function.name),
+            _ => None,
+        }
+    }
+
+    /// Whether the answer may hold several calls. Whoever names a tool wants it called once.
+    pub fn may_call_several(&self) -> bool {
+        self.named_tool().is_none() && self.parallel_tool_calls.unwrap_or(true)
     }
 }
 
@@ -320,7 +343,9 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a string or a list of strings")]
     enum Stop {

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    chat::{ChatRequest, ResponseFormat, Sampling, Tool, ToolChoice, ToolMode, media_check},
+    bounds::{MOST_TOP_LOGPROBS, check_bias, check_choices, check_ending, check_sampling},
+    chat::{ChatRequest, ResponseFormat, Tool, ToolChoice, ToolMode, media_check},
     json,
 };
 
@@ -44,10 +45,11 @@ fn check(request: &ChatRequest) -> Result<()> {
         ));
     }
     media_check::check(&request.messages)?;
-    check_ending(request)?;
+    check_ending(request.max_tokens, &request.stop)?;
     check_sampling(&request.sampling)?;
-    check_adapters(&request.sampling)?;
-    check_logits(request)?;
+    check_bias(&request.logit_bias)?;
+    check_logprobs(request)?;
+    check_choices(request.n)?;
     check_tools(request)?;
     if let ResponseFormat::JsonSchema { json_schema } = &request.response_format
         && !json_schema.schema.is_object()
@@ -60,82 +62,7 @@ fn check(request: &ChatRequest) -> Result<()> {
     Ok(())
 }
 
-fn check_ending(request: &ChatRequest) -> Result<()> {
-    if request.max_tokens == Some(0) {
-        return Err(Error::invalid(
-            "max_tokens",
-            "max_tokens: must be at least 1",
-        ));
-    }
-    let bad = |stop: &String| stop.is_empty() || stop.len() > 1024;
-    if request.stop.len() > 16 || request.stop.iter().any(bad) {
-        return Err(Error::invalid(
-            "stop",
-            "stop: at most 16 strings, none empty or over 1024 bytes",
-        ));
-    }
-    Ok(())
-}
-
-fn check_sampling(sampling: &Sampling) -> Result<()> {
-    let ranges = [
-        ("temperature", sampling.temperature, 0.0, 2.0),
-        ("top_p", sampling.top_p, 0.0, 1.0),
-        ("min_p", sampling.min_p, 0.0, 1.0),
-        ("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0),
-        ("presence_penalty", sampling.presence_penalty, -2.0, 2.0),
-        (
-            "repetition_penalty",
-            sampling.repetition_penalty,
-            0.01,
-            10.0,
-        ),
-    ];
-    for (name, value, least, most) in ranges {
-        if value.is_some_and(|value| !(least..=most).contains(&value)) {
-            return Err(Error::invalid(
-                name,
-                format!("{name}: must be from {least} to {most}"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// More than any model is loaded with.
-const MOST_ADAPTERS: usize = 64;
-const MOST_SCALE: f32 = 100.0;
-
-fn check_adapters(sampling: &Sampling) -> Result<()> {
-    let chosen = sampling.adapters.as_deref().unwrap_or_default();
-    let bad = chosen.iter().enumerate().any(|(index, adapter)| {
-        let named_before = chosen[..index].iter().any(|it| it.name == adapter.name);
-        named_before || !(-MOST_SCALE..=MOST_SCALE).contains(&adapter.scale)
-    });
-    if chosen.len() > MOST_ADAPTERS || bad {
-        let message = format!(
-            "adapters: at most {MOST_ADAPTERS}, each named once, with a scale from -{MOST_SCALE} to {MOST_SCALE}"
-        );
-        return Err(Error::invalid("adapters", message));
-    }
-    Ok(())
-}
-
-const MOST_BIASES: usize = 1024;
-const MOST_TOP_LOGPROBS: u32 = 20;
-
-fn check_logits(request: &ChatRequest) -> Result<()> {
-    let bad = |(token, bias): (&String, &f32)| {
-        token.parse::<u32>().is_err() || !(-100.0..=100.0).contains(bias)
-    };
-    if request.logit_bias.len() > MOST_BIASES || request.logit_bias.iter().any(bad) {
-        return Err(Error::invalid(
-            "logit_bias",
-            format!(
-                "logit_bias: at most {MOST_BIASES} token ids, each with a number from -100 to 100"
-            ),
-        ));
-    }
+fn check_logprobs(request: &ChatRequest) -> Result<()> {
     let top = request.top_logprobs.unwrap_or(0);
     if top > MOST_TOP_LOGPROBS || (top > 0 && !request.logprobs) {
         return Err(Error::invalid(
@@ -217,17 +144,7 @@ fn refuse_what_is_not_built(body: &Value) -> Result<()> {
         Some(Value::Object(items)) => !items.is_empty(),
         Some(_) => true,
     };
-    let unbuilt = [
-        ("tools", is_set("tools")),
-        ("functions", is_set("functions")),
-        ("logprobs", is_set("logprobs") || is_set("top_logprobs")),
-        (
-            "n",
-            body.get("n")
-                .and_then(Value::as_u64)
-                .is_some_and(|n| n != 1),
-        ),
-    ];
+    let unbuilt = [("functions", is_set("functions"))];
     match unbuilt.iter().find(|(_, used)| *used) {
         Some((name, _)) => Err(Error::not_implemented(name).with_param(*name)),
         None => Ok(()),

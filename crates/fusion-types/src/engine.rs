@@ -9,6 +9,9 @@ use crate::model::{Capability, ModelType};
 /// The dialect that both sides must speak; a child with another number is refused.
 pub const DIALECT: u32 = 1;
 
+/// The header in which a request for generated text says whose it is: a [`crate::Class`].
+pub const CLASS_HEADER: &str = "x-fusion-class";
+
 /// The one line that a child prints on standard output: `{"fusion":1,"ready":{…}}` or `{"fusion":1,"error":{code,message}}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::{
-    Call, Result,
+    Call, Error, ErrorCode, Result,
     chat::{ChatEvent, ChatRequest},
+    completion::CompletionRequest,
     embedding::{EmbedRequest, Vectors},
     model::{Capability, ModelCard, ModelId},
     model_ref::ModelRef,
@@ -24,6 +25,15 @@ pub trait Inference: Send + Sync {
     /// Everything that goes wrong before the first event: an unknown model, a full queue, a prompt that doesn't fit, a
     /// crash. What goes wrong later is the stream's last item.
     async fn chat(&self, call: &Call, request: ChatRequest) -> Result<Generation>;
+
+    /// Goes on with a text as it is, without a chat template around it.
+    ///
+    /// # Errors
+    /// As for [`Inference::chat`]; `unsupported_operation` where the model can't.
+    async fn complete(&self, _call: &Call, _request: CompletionRequest) -> Result<Generation> {
+        let message = "text completion is not supported here";
+        Err(Error::new(ErrorCode::UnsupportedOperation, message))
+    }
 
     async fn embed(&self, call: &Call, request: EmbedRequest) -> Result<Embedded>;
 

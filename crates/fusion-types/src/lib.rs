@@ -3,9 +3,12 @@
 //! No I/O and no runtime: `fusion-models`, `fusion-orchestrator` and `fusion-storage` see each other only through what
 //! stands here. A type belongs here when two siblings need it, and not before.
 
+mod bounds;
 pub mod call;
 pub mod chat;
 mod chat_body;
+pub mod completion;
+mod completion_body;
 pub mod document;
 pub mod embedding;
 pub mod engine;

@@ -16,14 +16,15 @@ use std::{
 use async_trait::async_trait;
 use fusion_engine::{ChatStream, Engine, Launch};
 use fusion_types::{
-    Error, ErrorCode, Result,
-    chat::{ChatEvent, ChatRequest, Delta, FinishReason, Part, Usage},
+    Class, Error, ErrorCode, Result,
+    chat::{ChatEvent, ChatRequest, Delta, FinishReason, Part, TokenLogprob, TopLogprob, Usage},
+    completion::{CompletionRequest, Prompt},
     embedding::{EmbedInput, EmbedRequest, Vectors},
     engine::{EngineCard, EngineStats, Estimate},
     model::{Capability, ModelType},
     rerank::{RerankRequest, Score, Scores},
 };
-use futures::stream;
+use futures::{StreamExt, stream};
 
 const DIMENSION: usize = 64;
 
@@ -118,31 +119,29 @@ impl Engine for Fake {
         }
     }
 
-    async fn chat(&self, request: ChatRequest) -> Result<ChatStream> {
-        let slot = Slot::take(&self.counters, self.launch.slots)?;
+    async fn chat(&self, request: ChatRequest, _class: Class) -> Result<ChatStream> {
         let words = request
             .messages
             .iter()
             .map(|message| message.content.text().split_whitespace().count())
             .sum::<usize>();
         let bytes = media_bytes(&request)?;
-        let prompt_tokens = u32::try_from(words + bytes).unwrap_or(u32::MAX);
-        self.counters
-            .tokens_in
-            .fetch_add(u64::from(prompt_tokens), Relaxed);
-        let tokens = self
-            .script
-            .tokens
-            .min(request.max_tokens.unwrap_or(u32::MAX));
-        let state = Answer {
-            slot,
-            script: self.script,
-            prompt_tokens,
-            tokens,
-            written: 0,
-            finished: false,
+        let top = request.logprobs.then(|| request.top_logprobs.unwrap_or(0));
+        let answer = self.answer(words + bytes, request.max_tokens, top)?;
+        Ok(Box::pin(stream::unfold(answer, Answer::next)))
+    }
+
+    async fn complete(&self, request: CompletionRequest, _class: Class) -> Result<ChatStream> {
+        let (words, text) = match request.prompt {
+            Prompt::Text(text) => (text.split_whitespace().count(), text),
+            Prompt::Tokens(tokens) => (tokens.len(), format!("{tokens:?}")),
         };
-        Ok(Box::pin(stream::unfold(state, Answer::next)))
+        let answer = self.answer(words, request.max_tokens, request.logprobs)?;
+        let echo = request
+            .echo
+            .then(|| Ok(ChatEvent::Delta(Delta::text(text))));
+        let answer = stream::unfold(answer, Answer::next);
+        Ok(Box::pin(stream::iter(echo).chain(answer)))
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Vectors> {
@@ -198,6 +197,25 @@ fn media_bytes(request: &ChatRequest) -> Result<usize> {
     Ok(bytes)
 }
 
+impl Fake {
+    fn answer(&self, words: usize, most: Option<u32>, top: Option<u32>) -> Result<Answer> {
+        let slot = Slot::take(&self.counters, self.launch.slots)?;
+        let prompt_tokens = u32::try_from(words).unwrap_or(u32::MAX);
+        self.counters
+            .tokens_in
+            .fetch_add(u64::from(prompt_tokens), Relaxed);
+        Ok(Answer {
+            slot,
+            script: self.script,
+            prompt_tokens,
+            tokens: self.script.tokens.min(most.unwrap_or(u32::MAX)),
+            top_logprobs: top,
+            written: 0,
+            finished: false,
+        })
+    }
+}
+
 /// A slot is busy as long as this lives.
 struct Slot(Arc<Counters>);
 
@@ -227,6 +245,7 @@ struct Answer {
     script: Script,
     prompt_tokens: u32,
     tokens: u32,
+    top_logprobs: Option<u32>,
     written: u32,
     finished: bool,
 }
@@ -258,7 +277,33 @@ impl Answer {
         let text = format!("{space}tok{}", self.written);
         self.written += 1;
         self.slot.0.tokens_out.fetch_add(1, Relaxed);
-        Some((Ok(ChatEvent::Delta(Delta::text(text))), self))
+        let logprobs = self.top_logprobs.map(|top| logprob(&text, top));
+        let delta = Delta {
+            logprobs: logprobs.into_iter().collect(),
+            ..Delta::text(text)
+        };
+        Some((Ok(ChatEvent::Delta(delta)), self))
+    }
+}
+
+/// Each further one of the likeliest is half as likely.
+fn logprob(text: &str, top: u32) -> TokenLogprob {
+    let half = 0.5_f32.ln();
+    let mut logprob = 0.0;
+    let top_logprobs = (0..top).map(|rank| {
+        logprob += half;
+        let token = format!("{text}{}", "'".repeat(rank as usize));
+        TopLogprob {
+            bytes: token.clone().into_bytes(),
+            token,
+            logprob,
+        }
+    });
+    TokenLogprob {
+        top_logprobs: top_logprobs.collect(),
+        token: text.to_owned(),
+        logprob: half,
+        bytes: text.as_bytes().to_vec(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Which streams run when the KV cache can't hold all of them: pure decisions.
 //!
-//! The streams taken first run, the others wait their turn. Who has to make room is the one taken last, who comes back is the
-//! one taken first, and nobody passes it: so the oldest always goes on, and everybody ends.
+//! The streams that rank first run, the others wait their turn. A stream ranks by when it was taken, and a less urgent one as if
+//! it had been taken some requests later: so many may pass it, and no more. Who has to make room ranks last, who comes back
+//! ranks first, and nobody passes it: so the first always goes on, and everybody ends.
+
+use fusion_engine::types::Class;
 
 /// Tokens ahead of a stream that must fit before another one joins it: without them the newcomer would soon be thrown out
 /// again, and what it had read be read once more.
@@ -11,6 +14,7 @@ const AHEAD: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stream {
     pub(crate) slot: usize,
+    pub(crate) class: Class,
     /// When it was taken; higher is later.
     pub(crate) taken: u64,
     pub(crate) running: bool,
@@ -25,6 +29,15 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    fn rank(&self) -> u64 {
+        let passed_by = match self.class {
+            Class::Interactive => 0,
+            Class::Job => 8,
+            Class::Ingest => 32,
+        };
+        self.taken + passed_by
+    }
+
     fn expects(&self) -> usize {
         self.unread + self.remaining.min(AHEAD)
     }
@@ -38,16 +51,13 @@ impl Stream {
 /// The running stream that gives up its cells for the others: none while it is the only one.
 pub(crate) fn preempted(streams: &[Stream]) -> Option<usize> {
     let running = || streams.iter().filter(|stream| stream.running);
-    let last = running().max_by_key(|stream| (stream.stalled, stream.taken))?;
+    let last = running().max_by_key(|stream| (stream.stalled, stream.rank()))?;
     (running().count() > 1).then_some(last.slot)
 }
 
 /// The waiting stream that may run now; `free` are the cells that no moving stream holds.
 pub(crate) fn resumed(streams: &[Stream], free: usize) -> Option<usize> {
-    let next = streams
-        .iter()
-        .filter(|stream| !stream.running && !stream.stalled && !stream.follows)
-        .min_by_key(|stream| stream.taken)?;
+    let next = next(streams)?;
     let mut moving = streams
         .iter()
         .filter(|stream| stream.is_moving())
@@ -55,6 +65,21 @@ pub(crate) fn resumed(streams: &[Stream], free: usize) -> Option<usize> {
     let alone = moving.peek().is_none();
     let expected: usize = moving.map(Stream::expects).sum();
     (alone || expected + next.expects() <= free).then_some(next.slot)
+}
+
+/// The running stream that gives way to a more urgent one that waits and ranks before it.
+pub(crate) fn displaced(streams: &[Stream]) -> Option<usize> {
+    let next = next(streams)?;
+    let running = streams.iter().filter(|stream| stream.running);
+    let last = running.max_by_key(|stream| stream.rank())?;
+    (next.class < last.class && next.rank() < last.rank()).then_some(last.slot)
+}
+
+fn next(streams: &[Stream]) -> Option<&Stream> {
+    streams
+        .iter()
+        .filter(|stream| !stream.running && !stream.stalled && !stream.follows)
+        .min_by_key(|stream| stream.rank())
 }
 
 #[cfg(test)]
@@ -66,6 +91,7 @@ mod tests {
     fn stream(slot: usize, running: bool) -> Stream {
         Stream {
             slot,
+            class: Class::Interactive,
             taken: slot as u64,
             running,
             stalled: false,
@@ -102,11 +128,30 @@ mod tests {
         assert_eq!(resumed(&streams, 1000), Some(2));
     }
 
+    #[test]
+    fn the_urgent_pass_the_others_so_many_times() {
+        let mut streams = [stream(0, true), stream(1, true), stream(2, false)];
+        streams[0].class = Class::Job;
+        streams[1].class = Class::Ingest;
+        assert_eq!(preempted(&streams), Some(1));
+        assert_eq!(displaced(&streams), Some(1));
+        streams[1].running = false;
+        assert_eq!(displaced(&streams), Some(0));
+        assert_eq!(resumed(&streams, 1000), Some(2));
+        streams[2].taken = 9;
+        assert_eq!(displaced(&streams), None);
+        streams[2].taken = 40;
+        assert_eq!(resumed(&streams, 1000), Some(1));
+        let [a, b] = [stream(0, true), stream(1, false)];
+        assert_eq!(displaced(&[a, b]), None);
+    }
+
     /// What a stream is to read and to generate, and what it has done.
     #[derive(Clone, Debug)]
     struct Work {
         prompt: usize,
         answer: usize,
+        class: Class,
         held: usize,
         generated: usize,
         running: bool,
@@ -125,6 +170,7 @@ mod tests {
     fn crowd(works: &[Work]) -> Vec<Stream> {
         let busy = works.iter().enumerate().filter(|(_, work)| !work.is_done());
         busy.map(|(slot, work)| Stream {
+            class: work.class,
             unread: work.tokens() - work.held,
             remaining: work.answer - work.generated,
             ..stream(slot, work.running)
@@ -143,8 +189,15 @@ mod tests {
 
     /// One step of all running streams, each reading up to 32 tokens.
     fn step(works: &mut [Work], cells: usize) {
-        while let Some(slot) = resumed(&crowd(works), free(works, cells)) {
-            works[slot].running = true;
+        loop {
+            if let Some(slot) = resumed(&crowd(works), free(works, cells)) {
+                works[slot].running = true;
+            } else if let Some(slot) = displaced(&crowd(works)) {
+                works[slot].running = false;
+                works[slot].held = 0;
+            } else {
+                break;
+            }
         }
         let read = |work: &Work| (work.tokens() - work.held).min(32);
         while works
@@ -174,21 +227,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_ends_and_the_oldest_always_goes_on(
+        fn everybody_ends_and_the_first_always_goes_on(
             cells in 64_usize..600,
-            sizes in prop::collection::vec((1_usize..600, 1_usize..600), 1..9),
+            sizes in prop::collection::vec((1_usize..600, 1_usize..600, 0_usize..3), 1..9),
         ) {
             let mut works: Vec<Work> = sizes
                 .into_iter()
-                .map(|(prompt, answer)| {
+                .map(|(prompt, answer, class)| {
                     let prompt = prompt.min(cells - 1);
-                    Work { prompt, answer: answer.min(cells - prompt), held: 0, generated: 0, running: false }
+                    let class = Class::ALL[class];
+                    Work { prompt, answer: answer.min(cells - prompt), class, held: 0, generated: 0, running: false }
                 })
                 .collect();
-            while let Some(oldest) = works.iter().position(|work| !work.is_done()) {
-                let before = works[oldest].clone();
+            while let Some(first) = crowd(&works).iter().min_by_key(|stream| stream.rank()).map(|stream| stream.slot) {
+                let before = works[first].clone();
                 step(&mut works, cells);
-                let now = &works[oldest];
+                let now = &works[first];
                 prop_assert!(now.held > before.held || now.is_done(), "{before:?} {now:?}");
             }
         }

@@ -17,6 +17,7 @@ use super::{
     cache::{Cache, sequence},
     draft::{Draft, MOST_STREAMS},
     job::{Job, Output},
+    likely::likely,
     mixes,
     pace::Pace,
     piece::number,
@@ -178,8 +179,10 @@ impl<'model> Decoder<'model> {
         let text = self.slots[slot].pieces().text_from(self.cache.held(slot));
         Ready {
             slot,
+            class: self.slots[slot].class(),
             unread: unread.min(text),
             more: text < unread,
+            skipped: self.slots[slot].skipped(),
         }
     }
 
@@ -217,6 +220,7 @@ impl<'model> Decoder<'model> {
 
     fn step(&mut self, shares: &[Share]) {
         let began = Instant::now();
+        self.count_skipped(shares);
         let guesses = self.guess(shares);
         let outcome = self
             .fill(shares, &guesses)
@@ -233,6 +237,14 @@ impl<'model> Decoder<'model> {
             }
             Err(Failure::NoRoom) => self.make_room(shares),
             Err(Failure::Other(error)) => self.fail(shares, &error),
+        }
+    }
+
+    /// Who could have gone on and was left out goes first another time.
+    fn count_skipped(&mut self, shares: &[Share]) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let left_out = slot.is_ready() && !shares.iter().any(|share| share.slot == index);
+            slot.note_turn(left_out);
         }
     }
 
@@ -316,11 +328,13 @@ impl<'model> Decoder<'model> {
             }
             Ok(token) => {
                 job.sampler.accept(token, true);
+                let logits = || self.cache.context.get_logits_ith(output);
+                let likely = job.top_logprobs.map(|top| likely(logits(), token, top));
                 // Counted before they are sent, so that who has seen a token sees it counted.
                 add(&self.shared.decode_steps, usize::from(*drawn == 0));
                 add(&self.shared.tokens_out, 1);
                 *drawn += 1;
-                if slot.push(token) {
+                if slot.push(token, likely) {
                     slot.end(Output::Finished(FinishReason::Length));
                 }
                 Some(token)

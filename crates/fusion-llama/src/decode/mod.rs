@@ -10,6 +10,7 @@ mod draft;
 mod idle;
 mod job;
 mod ledger;
+mod likely;
 mod mixes;
 mod pace;
 mod piece;
@@ -24,5 +25,6 @@ mod turns;
 
 pub(crate) use draft::{MOST_STREAMS, differs};
 pub(crate) use job::{Job, OUTPUTS, Output};
+pub(crate) use likely::Likely;
 pub(crate) use piece::{Piece, Pieces, Places};
 pub(crate) use thread::{DecodeThread, Waker};

@@ -1,13 +1,23 @@
 //! Which tokens of which slot go into the next batch: a pure decision.
 
+use std::cmp::Reverse;
+
+use fusion_engine::types::Class;
+
+/// Those less urgent than the most urgent one there is get this part of what there is: one in so many.
+const PART: usize = 4;
+
 /// A slot that can run now: it has tokens to feed, and its receiver has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
     pub(crate) slot: usize,
+    pub(crate) class: Class,
     /// Tokens that the model hasn't read yet, at least 1. A slot that generates has exactly its last token.
     pub(crate) unread: usize,
     /// An image or a sound comes after them, so that nothing can be drawn yet.
     pub(crate) more: bool,
+    /// Steps that it was left out of since its last token.
+    pub(crate) skipped: usize,
 }
 
 /// A slot's part of a batch: its next `tokens` unread tokens.
@@ -30,29 +40,59 @@ pub(crate) struct Room {
     pub(crate) streams_elsewhere: bool,
 }
 
-/// 1. Every slot that only waits for its next token gets it: no prompt, however long, holds up a running stream.
-/// 2. Prompts share what is left: all of it when nothing streams, the smaller allowance otherwise.
-/// 3. They share it evenly, and what the short ones don't need goes to the longer ones, so that a short prompt behind a long
+/// 1. Every slot of the most urgent class there is that only waits for its next token gets it: no prompt, however long, and
+///    nobody less urgent holds up a running stream.
+/// 2. A less urgent stream gets its token every fourth time, and no more than a quarter of them at once, those first that were
+///    left out longest: so each has one in eight steps at the latest.
+/// 3. Prompts share what is left: all of it when nothing urgent streams, the smaller allowance otherwise. The less urgent ones
+///    have a quarter of it, and what the others don't need where no urgent stream would pay for it.
+/// 4. They share it evenly, and what the short ones don't need goes to the longer ones, so that a short prompt behind a long
 ///    one is read at once and the long one still moves.
 ///
 /// The shares are in the order of the slots: llama.cpp computes neighbouring sequences together.
 pub(crate) fn plan(ready: &[Ready], room: Room) -> Vec<Share> {
-    let (streams, mut prompts): (Vec<Ready>, Vec<Ready>) =
+    let Some(urgent) = ready.iter().map(|slot| slot.class).min() else {
+        return Vec::new();
+    };
+    let (streams, prompts): (Vec<Ready>, Vec<Ready>) =
         ready.iter().partition(|slot| slot.unread == 1);
-    let mut shares: Vec<Share> = streams
+    let (first, mut others): (Vec<Ready>, Vec<Ready>) =
+        streams.iter().partition(|slot| slot.class == urgent);
+    let most = others.len().div_ceil(PART);
+    others.retain(|slot| slot.skipped + 1 >= PART);
+    others.sort_by_key(|slot| (Reverse(slot.skipped), slot.class));
+    others.truncate(most);
+    let mut shares: Vec<Share> = first
         .iter()
+        .chain(&others)
         .take(room.batch)
         .map(|slot| share(*slot, 1))
         .collect();
 
     let left = room.batch - shares.len();
-    let mut left = if shares.is_empty() && !room.streams_elsewhere {
+    let left = if first.is_empty() && !room.streams_elsewhere {
         left
     } else {
         left.min(room.prefill_beside_streams)
     };
+    let (first_prompts, other_prompts): (Vec<Ready>, Vec<Ready>) =
+        prompts.iter().partition(|slot| slot.class == urgent);
+    let part = left.div_ceil(PART).min(unread(&other_prompts));
+    let for_first = unread(&first_prompts).min(left - part);
+    let for_others = if first.is_empty() {
+        left - for_first
+    } else {
+        part
+    };
+    shares.extend(evenly(first_prompts, for_first));
+    shares.extend(evenly(other_prompts, for_others));
+    shares.sort_by_key(|share| share.slot);
+    shares
+}
 
+fn evenly(mut prompts: Vec<Ready>, mut left: usize) -> Vec<Share> {
     prompts.sort_by_key(|slot| slot.unread);
+    let mut shares = Vec::with_capacity(prompts.len());
     for (index, slot) in prompts.iter().enumerate() {
         let tokens = slot.unread.min(left.div_ceil(prompts.len() - index));
         left -= tokens;
@@ -60,8 +100,11 @@ pub(crate) fn plan(ready: &[Ready], room: Room) -> Vec<Share> {
             shares.push(share(*slot, tokens));
         }
     }
-    shares.sort_by_key(|share| share.slot);
     shares
+}
+
+fn unread(slots: &[Ready]) -> usize {
+    slots.iter().map(|slot| slot.unread).sum()
 }
 
 fn share(slot: Ready, tokens: usize) -> Share {
@@ -85,13 +128,23 @@ mod tests {
     };
 
     fn ready(unread: &[usize]) -> Vec<Ready> {
-        unread
+        let slots: Vec<_> = unread
+            .iter()
+            .map(|unread| (Class::Interactive, *unread))
+            .collect();
+        classed(&slots)
+    }
+
+    fn classed(slots: &[(Class, usize)]) -> Vec<Ready> {
+        slots
             .iter()
             .enumerate()
-            .map(|(slot, &unread)| Ready {
+            .map(|(slot, &(class, unread))| Ready {
                 slot,
+                class,
                 unread,
                 more: false,
+                skipped: 0,
             })
             .collect()
     }
@@ -130,10 +183,26 @@ mod tests {
     fn before_an_image_nothing_is_drawn() {
         let slot = Ready {
             slot: 0,
+            class: Class::Job,
             unread: 6,
             more: true,
+            skipped: 0,
         };
         assert_eq!(tokens(&plan(&[slot], ROOM)), [(0, 6, false)]);
+    }
+
+    #[test]
+    fn a_person_goes_before_jobs_and_jobs_still_get_on() {
+        let [person, job, ingest] = Class::ALL;
+        let mut ready = classed(&[(job, 1), (person, 1), (job, 1), (ingest, 1), (job, 900)]);
+        ready[2].skipped = 3;
+        let shares = plan(&ready, ROOM);
+        assert_eq!(tokens(&shares), [(1, 1, true), (2, 1, true), (4, 5, false)]);
+        // Nobody who streams would pay for it: the person's prompt is read as if it were alone but for their part.
+        let shares = plan(&classed(&[(person, 900), (job, 1), (ingest, 900)]), ROOM);
+        assert_eq!(tokens(&shares), [(0, 384, false), (2, 128, false)]);
+        let shares = plan(&classed(&[(ingest, 1), (ingest, 900)]), ROOM);
+        assert_eq!(tokens(&shares), [(0, 1, true), (1, 20, false)]);
     }
 
     proptest! {
@@ -160,7 +229,7 @@ mod tests {
                 let given = shares.iter().find(|share| share.slot == slot).map_or(0, |share| share.tokens);
                 prop_assert!(unread > 1 || given == 1, "a stream waited");
             }
-            // Nothing is left over while a prompt could use it.
+            // Nothing is left over while a prompt of the same class could use it.
             let wanted: usize = unread.iter().sum();
             let most = if streams == 0 { batch } else { batch.min(streams + prefill_beside_streams) };
             prop_assert_eq!(total, wanted.min(most));
@@ -181,6 +250,34 @@ mod tests {
                 }
             }
             prop_assert!(false, "prompts were left unread: {:?}", unread);
+        }
+
+        #[test]
+        fn the_less_urgent_are_never_forgotten(
+            slots in prop::collection::vec((0_usize..3, prop_oneof![Just(1_usize), 2_usize..400]), 1..10),
+        ) {
+            let slots: Vec<_> = slots.into_iter().map(|(class, unread)| (Class::ALL[class], unread)).collect();
+            let urgent = slots.iter().map(|(class, _)| *class).min().unwrap();
+            let mut ready = classed(&slots);
+            for _ in 0..2000 {
+                let shares = plan(&ready, ROOM);
+                let total: usize = shares.iter().map(|share| share.tokens).sum();
+                prop_assert!(total <= ROOM.batch);
+                let urgent_streams = ready.iter().any(|slot| slot.class == urgent && slot.unread == 1);
+                let of_others: usize = shares.iter().filter(|share| ready[share.slot].class != urgent).map(|share| share.tokens).sum();
+                prop_assert!(!urgent_streams || of_others <= ready.len().div_ceil(PART) + ROOM.prefill_beside_streams.div_ceil(PART));
+                for slot in &mut ready {
+                    let given = shares.iter().find(|share| share.slot == slot.slot).map_or(0, |share| share.tokens);
+                    let streams = slot.unread == 1;
+                    prop_assert!(!streams || slot.class != urgent || given == 1, "an urgent stream waited");
+                    prop_assert!(slot.skipped < 2 * PART, "a stream was left out of {} steps", slot.skipped);
+                    slot.skipped = if streams && given == 0 { slot.skipped + 1 } else { 0 };
+                    if !streams {
+                        slot.unread = (slot.unread - given).max(1);
+                    }
+                }
+            }
+            prop_assert!(ready.iter().all(|slot| slot.unread == 1), "{:?}", ready);
         }
     }
 }

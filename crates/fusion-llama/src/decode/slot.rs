@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use fusion_engine::types::Class;
 use llama_cpp_4::token::LlamaToken;
 
 use super::{
     job::{Job, Output},
+    likely::Likely,
     piece::Pieces,
 };
 use crate::adapters::Mix;
@@ -32,6 +34,8 @@ struct Request {
     running: bool,
     was_started: bool,
     full_since: Option<Instant>,
+    /// Steps that it was left out of, one after the other.
+    skipped: usize,
 }
 
 impl Slot {
@@ -77,6 +81,24 @@ impl Slot {
     pub(super) fn is_stalled(&self) -> bool {
         let since = self.request.as_ref().and_then(|request| request.full_since);
         since.is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+
+    /// Whose request it is; without one it hardly matters.
+    pub(super) fn class(&self) -> Class {
+        self.request
+            .as_ref()
+            .map_or(Class::Ingest, |request| request.job.class)
+    }
+
+    /// Steps that its request was left out of since its last one.
+    pub(super) fn skipped(&self) -> usize {
+        self.request.as_ref().map_or(0, |request| request.skipped)
+    }
+
+    pub(super) fn note_turn(&mut self, left_out: bool) {
+        if let Some(request) = &mut self.request {
+            request.skipped = if left_out { request.skipped + 1 } else { 0 };
+        }
     }
 
     pub(super) fn tokens(&self) -> &[LlamaToken] {
@@ -125,6 +147,7 @@ impl Slot {
             running: false,
             was_started: false,
             full_since: None,
+            skipped: 0,
         });
     }
 
@@ -168,9 +191,9 @@ impl Slot {
     }
 
     /// Adds a drawn token, and says whether it was the last one allowed.
-    pub(super) fn push(&mut self, token: LlamaToken) -> bool {
+    pub(super) fn push(&mut self, token: LlamaToken, likely: Option<Likely>) -> bool {
         self.tokens.push(token);
-        self.send(Output::Token(token));
+        self.send(Output::Token(token, likely));
         self.request.as_mut().is_none_or(|request| {
             request.generated += 1;
             request.generated >= request.job.max_tokens

@@ -72,10 +72,13 @@ impl Decoder<'_> {
                 .cache
                 .ledger()
                 .free_beside(moving.map(|stream| stream.slot));
-            let Some(slot) = crowd::resumed(&streams, free) else {
+            if let Some(slot) = crowd::resumed(&streams, free) {
+                self.start(slot);
+            } else if let Some(slot) = crowd::displaced(&streams) {
+                self.take_cells(slot);
+            } else {
                 return;
-            };
-            self.start(slot);
+            }
         }
     }
 
@@ -124,14 +127,18 @@ impl Decoder<'_> {
             .min_by_key(|&slot| self.dispensability(slot));
         let from = idle_or_waiting.or_else(|| crowd::preempted(&self.streams()));
         if let Some(slot) = from {
-            let tokens = self.cache.held(slot);
-            let running = self.slots[slot].is_running();
-            tracing::debug!(slot, tokens, running, "cells are taken for others");
-            self.slots[slot].pause();
-            self.stow(slot);
-            self.cache.clear(slot);
+            self.take_cells(slot);
         }
         from.is_some()
+    }
+
+    fn take_cells(&mut self, slot: usize) {
+        let tokens = self.cache.held(slot);
+        let running = self.slots[slot].is_running();
+        tracing::debug!(slot, tokens, running, "cells are taken for others");
+        self.slots[slot].pause();
+        self.stow(slot);
+        self.cache.clear(slot);
     }
 
     /// Lowest is whose cells go first; of those idle, one whose cells nobody else holds, for only that makes room.
@@ -151,6 +158,7 @@ impl Decoder<'_> {
             let it = &self.slots[slot];
             Stream {
                 slot,
+                class: it.class(),
                 taken: it.last_used(),
                 running: it.is_running(),
                 stalled: it.is_stalled(),

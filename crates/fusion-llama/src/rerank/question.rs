@@ -31,7 +31,7 @@ impl Question {
     /// # Errors
     /// `invalid_value` for a model that can't be asked.
     pub(super) fn of(model: &LlamaModel, instruction: &str) -> Result<Self> {
-        let template = Template::of(model);
+        let template = Template::of(model, None);
         if !template.is_usable() {
             let message = "the model can't rerank: it has neither a classification head nor a usable chat template";
             return Err(Error::invalid("model", message));

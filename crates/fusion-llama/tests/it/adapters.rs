@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fusion_engine::{
     Engine, Launch,
     types::{
-        ErrorCode,
+        Class, ErrorCode,
         chat::{AdapterScale, ChatRequest},
         engine::Adapter,
     },
@@ -157,7 +157,11 @@ async fn what_is_wrong_is_told() {
     let Some(engine) = engine(&folder) else {
         return;
     };
-    let error = refusal(engine.chat(asked(QUESTION, &[("green", 1.0)])).await);
+    let error = refusal(
+        engine
+            .chat(asked(QUESTION, &[("green", 1.0)]), Class::Interactive)
+            .await,
+    );
     assert_eq!(error.param.as_deref(), Some("adapters"));
     assert!(error.message.contains("red, blue"), "{error}");
 }

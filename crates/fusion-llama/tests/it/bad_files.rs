@@ -7,7 +7,7 @@ use std::{
 
 use fusion_engine::{
     Engine,
-    types::{Error, ErrorCode},
+    types::{Class, Error, ErrorCode},
 };
 use fusion_llama::Llama;
 use tempfile::TempDir;
@@ -118,7 +118,7 @@ async fn a_model_without_a_template_loads_and_refuses_to_chat() {
     };
     let engine = Llama::load(&launch(model, 1, 512)).unwrap();
     assert!(engine.card().capabilities.is_empty());
-    let error = refusal(engine.chat(ask("Hello", 4)).await);
+    let error = refusal(engine.chat(ask("Hello", 4), Class::Interactive).await);
     assert_eq!(error.code, ErrorCode::UnsupportedOperation);
     assert!(error.message.contains("chat template"), "{error}");
 }

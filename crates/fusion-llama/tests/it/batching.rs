@@ -1,6 +1,6 @@
 //! Several generations at a time.
 
-use fusion_engine::{ChatStream, Engine};
+use fusion_engine::{ChatStream, Engine, types::Class};
 use futures::{StreamExt, future::join_all};
 
 use crate::support::{answer, ask, load, piece, read, until};
@@ -68,7 +68,10 @@ async fn eight_requests_over_four_slots_all_finish() {
 async fn a_dropped_stream_frees_its_slot_within_a_step() {
     let Some(engine) = load(2, 512) else { return };
     let mut stream = engine
-        .chat(ask("Tell me a very long story about a fox.", 400))
+        .chat(
+            ask("Tell me a very long story about a fox.", 400),
+            Class::Interactive,
+        )
         .await
         .unwrap();
     for _ in 0..3 {
@@ -87,7 +90,10 @@ async fn a_dropped_stream_frees_its_slot_within_a_step() {
 async fn a_stream_that_nobody_reads_leaves_the_batch_and_comes_back() {
     let Some(engine) = load(2, 512) else { return };
     let slow = engine
-        .chat(ask("Tell me a very long story about a fox.", 90))
+        .chat(
+            ask("Tell me a very long story about a fox.", 90),
+            Class::Interactive,
+        )
         .await
         .unwrap();
     until(|| engine.stats().tokens_out >= 30).await;
@@ -108,13 +114,19 @@ async fn a_stream_that_nobody_reads_leaves_the_batch_and_comes_back() {
 async fn a_long_prompt_does_not_hold_up_a_stream() {
     let Some(engine) = load(2, 2048) else { return };
     let mut stream = engine
-        .chat(ask("Tell me a very long story about a fox.", 1500))
+        .chat(
+            ask("Tell me a very long story about a fox.", 1500),
+            Class::Interactive,
+        )
         .await
         .unwrap();
     piece(&mut stream).await;
 
     let long = "The quick brown fox jumps over the lazy dog. ".repeat(105);
-    let mut prompt = engine.chat(ask(&long, 1)).await.unwrap();
+    let mut prompt = engine
+        .chat(ask(&long, 1), Class::Interactive)
+        .await
+        .unwrap();
     let mut between = 0;
     let mut first = prompt.next();
     loop {

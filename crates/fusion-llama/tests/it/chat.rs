@@ -3,7 +3,7 @@
 use fusion_engine::{
     Engine,
     types::{
-        ErrorCode,
+        Class, ErrorCode,
         chat::{ChatRequest, FinishReason, Message, Role, Sampling},
     },
 };
@@ -147,12 +147,12 @@ async fn refuses_what_makes_no_sense() {
     cold.sampling.temperature = Some(-1.0);
     for request in [nul, nothing, cold] {
         assert_eq!(
-            refusal(engine.chat(request).await).code,
+            refusal(engine.chat(request, Class::Interactive).await).code,
             ErrorCode::InvalidValue
         );
     }
     // The server refuses an empty list; here it may be refused or answered, but nothing may break.
-    if let Ok(stream) = engine.chat(empty).await {
+    if let Ok(stream) = engine.chat(empty, Class::Interactive).await {
         crate::support::read(stream).await;
     }
     assert!(

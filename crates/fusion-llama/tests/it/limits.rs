@@ -1,13 +1,20 @@
 //! More than there is room for.
 
-use fusion_engine::{Engine, types::ErrorCode};
+use fusion_engine::{
+    Engine,
+    types::{Class, ErrorCode},
+};
 
 use crate::support::{answer, ask, ask_for_paris, load, piece, refusal};
 
 #[tokio::test]
 async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     let Some(engine) = load(1, 256) else { return };
-    let error = refusal(engine.chat(ask(&"fox ".repeat(400), 10)).await);
+    let error = refusal(
+        engine
+            .chat(ask(&"fox ".repeat(400), 10), Class::Interactive)
+            .await,
+    );
     assert_eq!(error.code, ErrorCode::ContextLengthExceeded);
     let numbers: Vec<u32> = error
         .message
@@ -29,11 +36,14 @@ async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
 async fn a_request_beyond_the_slots_is_refused_until_one_is_free() {
     let Some(engine) = load(1, 512) else { return };
     let mut first = engine
-        .chat(ask("Tell me a very long story about a fox.", 400))
+        .chat(
+            ask("Tell me a very long story about a fox.", 400),
+            Class::Interactive,
+        )
         .await
         .unwrap();
     piece(&mut first).await;
-    let error = refusal(engine.chat(ask("Hello", 4)).await);
+    let error = refusal(engine.chat(ask("Hello", 4), Class::Interactive).await);
     assert_eq!(error.code, ErrorCode::EngineUnavailable);
 
     drop(first);
@@ -50,7 +60,10 @@ async fn a_request_beyond_the_slots_is_refused_until_one_is_free() {
 async fn an_engine_that_ends_says_so_to_its_streams() {
     let Some(engine) = load(1, 512) else { return };
     let mut stream = engine
-        .chat(ask("Tell me a very long story about a fox.", 400))
+        .chat(
+            ask("Tell me a very long story about a fox.", 400),
+            Class::Interactive,
+        )
         .await
         .unwrap();
     piece(&mut stream).await;

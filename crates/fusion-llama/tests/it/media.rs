@@ -11,7 +11,7 @@ use std::{
 use fusion_engine::{
     Engine, Launch,
     types::{
-        ErrorCode,
+        Class, ErrorCode,
         chat::{ChatRequest, Content, MediaFile, MediaKind, Part},
         model::{Capability, ModelType},
     },
@@ -292,11 +292,15 @@ async fn a_sound_is_heard() {
     assert_eq!(low.text, again.text);
     assert!(again.cached() > 100, "{again:?}");
 
-    let error = refusal(engine.chat(heard(files.image(10, 10, 1))).await);
+    let error = refusal(
+        engine
+            .chat(heard(files.image(10, 10, 1)), Class::Interactive)
+            .await,
+    );
     assert_eq!(error.code, ErrorCode::UnsupportedOperation, "{error}");
     assert_eq!(error.param.as_deref(), Some("messages[0].content[1]"));
     let broken = files.write(MediaKind::Audio, "broken.wav", &wav(1.0, 440.0)[..60]);
-    let error = refusal(engine.chat(heard(broken)).await);
+    let error = refusal(engine.chat(heard(broken), Class::Interactive).await);
     assert_eq!(error.code, ErrorCode::InvalidValue, "{error}");
 }
 
@@ -358,7 +362,11 @@ async fn a_broken_image_ends_its_own_request_only() {
     let refused = async {
         for (name, bytes) in &cases {
             let part = files.write(MediaKind::Image, name, bytes);
-            let error = refusal(engine.chat(show(vec![text("See "), part])).await);
+            let error = refusal(
+                engine
+                    .chat(show(vec![text("See "), part]), Class::Interactive)
+                    .await,
+            );
             assert_eq!(error.code, ErrorCode::InvalidValue, "{name}: {error}");
             assert_eq!(
                 error.param.as_deref(),
@@ -377,7 +385,7 @@ async fn a_broken_image_ends_its_own_request_only() {
             path: PathBuf::from("/nowhere/at/all.png"),
         },
     };
-    let error = refusal(engine.chat(show(vec![gone])).await);
+    let error = refusal(engine.chat(show(vec![gone]), Class::Interactive).await);
     assert_eq!(error.code, ErrorCode::InvalidValue);
     assert!(!error.message.contains("nowhere"), "{error}");
 }
@@ -389,7 +397,7 @@ async fn odd_shapes_do_no_harm() {
         let Some(engine) = load(name) else { return };
         for (width, height) in [(1, 1), (1, 400), (2000, 3), (4000, 40)] {
             let request = show(vec![files.image(width, height, 9), text("Say.")]);
-            match engine.chat(request).await {
+            match engine.chat(request, Class::Interactive).await {
                 Ok(stream) => drop(crate::support::read(stream).await),
                 Err(error) => assert_eq!(
                     error.code.status(),
@@ -410,7 +418,7 @@ async fn images_beyond_the_context_are_refused() {
     let files = Files::new();
     let mut parts = vec![files.image(64, 64, 5); 4];
     parts.push(text("Say."));
-    let error = refusal(engine.chat(show(parts)).await);
+    let error = refusal(engine.chat(show(parts), Class::Interactive).await);
     assert_eq!(error.code, ErrorCode::ContextLengthExceeded, "{error}");
 }
 
@@ -433,7 +441,10 @@ async fn a_model_without_a_projector_takes_no_images() {
     let files = Files::new();
     let error = refusal(
         engine
-            .chat(show(vec![text("See "), files.image(8, 8, 1)]))
+            .chat(
+                show(vec![text("See "), files.image(8, 8, 1)]),
+                Class::Interactive,
+            )
             .await,
     );
     assert_eq!(error.code, ErrorCode::UnsupportedOperation);

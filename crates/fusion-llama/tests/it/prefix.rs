@@ -74,3 +74,43 @@ async fn another_conversation_takes_another_slot() {
     let back = answer(&engine, about_the_document("Who built the harbour?")).await;
     assert_eq!(back.cached(), back.usage.prompt_tokens - 1);
 }
+
+#[tokio::test]
+async fn what_left_the_slots_comes_back_from_memory() {
+    let Some(file) = model_file() else { return };
+    let mut launch = launch(file, 1, 1024);
+    launch
+        .options
+        .push(("prefix_cache_mb".to_owned(), "100".to_owned()));
+    let engine = Llama::load(&launch).unwrap();
+    let first = answer(&engine, about_the_document("Who built the harbour?")).await;
+    for question in ["What is the capital of France?", "Count to ten."] {
+        let other = answer(&engine, ask(question, 8)).await;
+        assert!(other.cached() < 64, "{other:?}");
+    }
+    let back = answer(&engine, about_the_document("Who built the harbour?")).await;
+    assert_eq!(back.cached(), back.usage.prompt_tokens - 1);
+    assert_eq!(back.text, first.text);
+    let other = answer(
+        &engine,
+        about_the_document("What does the winner of the race get?"),
+    )
+    .await;
+    assert!(other.cached() > 200, "{other:?}");
+}
+
+#[tokio::test]
+async fn a_model_can_be_warm_from_the_start() {
+    let Some(file) = model_file() else { return };
+    let mut launch = launch(file, 2, 1024);
+    launch
+        .options
+        .push(("warmup".to_owned(), DOCUMENT.repeat(2)));
+    let engine = Llama::load(&launch).unwrap();
+    let mut request = ask("Who built the harbour?", 4);
+    request
+        .messages
+        .insert(0, Message::new(Role::System, DOCUMENT.repeat(2)));
+    let warm = answer(&engine, request).await;
+    assert!(warm.cached() > 150, "{warm:?}");
+}

@@ -3,7 +3,7 @@
 use fusion_engine::{
     Engine,
     types::{
-        ErrorCode,
+        Class, ErrorCode,
         chat::{ChatRequest, FinishReason, Message, Role},
     },
 };
@@ -76,7 +76,10 @@ async fn a_client_that_reads_nothing_makes_room_for_others_and_loses_nothing() {
         "{}\nTell me a very long story about a fox.",
         filler.repeat(25)
     );
-    let slow = engine.chat(ask(&slow, 120)).await.unwrap();
+    let slow = engine
+        .chat(ask(&slow, 120), Class::Interactive)
+        .await
+        .unwrap();
     until(|| engine.stats().tokens_out >= 30).await;
 
     let other = format!("Ships sail the seas. {}", filler.repeat(25));
@@ -143,7 +146,7 @@ async fn a_prefix_is_taken_over_from_a_slot_that_is_busy() {
     let Some(engine) = load(2, 1024) else { return };
     let mut long = ask_the_harbour("Tell me a very long story about the harbour.");
     long.max_tokens = Some(300);
-    let mut busy = engine.chat(long).await.unwrap();
+    let mut busy = engine.chat(long, Class::Interactive).await.unwrap();
     piece(&mut busy).await;
 
     let other = answer(&engine, ask_the_harbour("Who built the harbour?")).await;

@@ -3,7 +3,7 @@
 use fusion_engine::{
     Engine,
     types::{
-        ErrorCode,
+        Class, ErrorCode,
         chat::{ChatRequest, FinishReason, NamedSchema, ResponseFormat},
     },
 };
@@ -129,7 +129,11 @@ async fn a_schema_that_cannot_be_enforced_is_refused() {
         json!({ "type": "string", "minLength": 2_000_000_000 }),
         json!({ "type": "array", "items": { "type": "integer" }, "minItems": 100_000 }),
     ] {
-        let error = refusal(engine.chat(shaped("x", schema.clone(), 1)).await);
+        let error = refusal(
+            engine
+                .chat(shaped("x", schema.clone(), 1), Class::Interactive)
+                .await,
+        );
         assert_eq!(error.code, ErrorCode::InvalidValue, "{schema}: {error}");
         assert_eq!(error.param.as_deref(), Some("response_format"), "{schema}");
     }

@@ -5,7 +5,7 @@ use std::{env, path::PathBuf, time::Duration};
 use fusion_engine::{
     ChatStream, Engine, Launch,
     types::{
-        Error, Result,
+        Class, Error, Result,
         chat::{ChatEvent, ChatRequest, FinishReason, Message, Role, Sampling, Usage, WholeAnswer},
         model::ModelType,
     },
@@ -16,6 +16,17 @@ use futures::StreamExt;
 const FILE: &str = "SmolLM2-135M-Instruct-Q4_1.gguf";
 const OTHER_FILE: &str = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M.gguf";
 const DEADLINE: Duration = Duration::from_secs(120);
+
+const CODER: &str = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M.gguf";
+
+/// A model whose template knows tools, and that fills in the middle.
+pub(crate) fn launch_coder(slots: u32, context_length: u32) -> Option<Launch> {
+    Some(launch(file(CODER)?, slots, context_length))
+}
+
+pub(crate) fn load_coder(slots: u32, context_length: u32) -> Option<Llama> {
+    Some(Llama::load(&launch_coder(slots, context_length)?).unwrap())
+}
 
 /// The model's file; without one the test says that it was skipped.
 pub(crate) fn model_file() -> Option<PathBuf> {
@@ -107,7 +118,7 @@ impl Answer {
 
 /// Everything that a stream says.
 pub(crate) async fn whole(engine: &Llama, request: ChatRequest) -> WholeAnswer {
-    let mut stream = engine.chat(request).await.unwrap();
+    let mut stream = engine.chat(request, Class::Interactive).await.unwrap();
     let mut whole = WholeAnswer::default();
     while let Some(event) = within_deadline(stream.next()).await {
         whole.add(event.unwrap());
@@ -139,7 +150,7 @@ pub(crate) async fn read(mut stream: ChatStream) -> Answer {
 }
 
 pub(crate) async fn answer(engine: &Llama, request: ChatRequest) -> Answer {
-    read(engine.chat(request).await.unwrap()).await
+    read(engine.chat(request, Class::Interactive).await.unwrap()).await
 }
 
 /// The next piece of text.

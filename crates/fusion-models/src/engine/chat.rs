@@ -1,13 +1,15 @@
 //! A generation's events, out of the child's stream.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{collections::VecDeque, io, marker::PhantomData, time::Duration};
 
 use fusion_types::{
     Error, ErrorCode, Result,
     chat::{ChatChunk, ChatEvent, Usage},
+    completion::TextChunk,
     error::ErrorBody,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
@@ -23,7 +25,24 @@ pub(crate) type ChatEvents = BoxStream<'static, Result<ChatEvent>>;
 /// How long the child has to end its body once it said that it is done.
 const END_OF_BODY: Duration = Duration::from_millis(200);
 
-struct Reader {
+/// A piece of an answer, in the shape of its route.
+pub(super) trait Piece: DeserializeOwned + Send + 'static {
+    fn events(self) -> impl Iterator<Item = ChatEvent>;
+}
+
+impl Piece for ChatChunk {
+    fn events(self) -> impl Iterator<Item = ChatEvent> {
+        self.into_events()
+    }
+}
+
+impl Piece for TextChunk {
+    fn events(self) -> impl Iterator<Item = ChatEvent> {
+        self.into_events()
+    }
+}
+
+struct Reader<P> {
     client: Client,
     response: Response,
     parser: Parser,
@@ -35,10 +54,11 @@ struct Reader {
     /// Whether the usage was told.
     counted: bool,
     ended: bool,
+    shape: PhantomData<fn() -> P>,
 }
 
-pub(super) fn events(client: Client, response: Response) -> ChatEvents {
-    let reader = Reader {
+pub(super) fn events<P: Piece>(client: Client, response: Response) -> ChatEvents {
+    let reader = Reader::<P> {
         client,
         response,
         parser: Parser::default(),
@@ -48,6 +68,7 @@ pub(super) fn events(client: Client, response: Response) -> ChatEvents {
         finished: false,
         counted: false,
         ended: false,
+        shape: PhantomData,
     };
     stream::unfold(reader, async |mut reader| {
         reader.next().await.map(|event| (event, reader))
@@ -55,7 +76,7 @@ pub(super) fn events(client: Client, response: Response) -> ChatEvents {
     .boxed()
 }
 
-impl Reader {
+impl<P: Piece> Reader<P> {
     async fn next(&mut self) -> Option<Result<ChatEvent>> {
         while self.ready.is_empty() && !self.ended {
             if let Err(error) = self.read().await {
@@ -108,13 +129,13 @@ impl Reader {
                 Err(unreadable("it ended without a reason to finish"))
             };
         }
-        let chunk: ChatChunk = if self.client.is_foreign() {
+        let piece: P = if self.client.is_foreign() {
             translate::chunk(data)?
         } else {
             serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))?
         };
         let before = self.ready.len();
-        for event in chunk.into_events() {
+        for event in piece.events() {
             self.hear(event);
         }
         // An error looks like a chunk that says nothing. Looking for one in each event would cost more than the events do.

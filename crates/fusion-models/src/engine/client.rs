@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusion_types::{
-    Error, ErrorCode, Result,
-    chat::ChatRequest,
+    Class, Error, ErrorCode, Result,
+    chat::{ChatChunk, ChatRequest},
+    completion::{CompletionRequest, TextChunk},
     embedding::{EmbedRequest, Vectors},
     engine::{EngineLimits, TokenizeRequest, TokenizeResponse},
     error::ErrorBody,
@@ -72,17 +73,34 @@ impl Client {
     }
 
     /// Starts a generation. Dropping the events closes the connection, which frees the slot.
-    pub(crate) async fn chat(&self, request: &ChatRequest) -> Result<ChatEvents> {
+    pub(crate) async fn chat(&self, request: &ChatRequest, class: Class) -> Result<ChatEvents> {
         const PATH: &str = "/v1/chat/completions";
         let response = match &self.peculiar {
-            None => self.post(PATH, request).await?,
+            None => self.post_as(Some(class), PATH, request).await?,
             Some(peculiar) => {
                 let request = inline::with_data(request).await?;
-                let body = translate::chat_body(&request, &peculiar.model)?;
+                let body = translate::body(&request, &request.sampling, &peculiar.model)?;
                 self.post(PATH, &body).await?
             }
         };
-        Ok(chat::events(self.clone(), response))
+        Ok(chat::events::<ChatChunk>(self.clone(), response))
+    }
+
+    /// The same for a text without a template.
+    pub(crate) async fn complete(
+        &self,
+        request: &CompletionRequest,
+        class: Class,
+    ) -> Result<ChatEvents> {
+        const PATH: &str = "/v1/completions";
+        let response = match &self.peculiar {
+            None => self.post_as(Some(class), PATH, request).await?,
+            Some(peculiar) => {
+                let body = translate::body(request, &request.sampling, &peculiar.model)?;
+                self.post(PATH, &body).await?
+            }
+        };
+        Ok(chat::events::<TextChunk>(self.clone(), response))
     }
 
     pub(crate) async fn embed(&self, request: &EmbedRequest, fingerprint: &str) -> Result<Vectors> {
@@ -179,23 +197,32 @@ impl Client {
 
     /// Sends until a slot takes it. An answer other than success is the engine's error.
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response> {
+        self.post_as(None, path, body).await
+    }
+
+    async fn post_as(
+        &self,
+        class: Option<Class>,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Response> {
         let body = serde_json::to_vec(body).map_err(|error| Error::internal(error.to_string()))?;
         let body = Bytes::from(body);
         let mut pause = Duration::from_millis(4);
         for _ in 0..FULL_RETRIES {
-            let response = self.send(path, body.clone()).await?;
+            let response = self.send(class, path, body.clone()).await?;
             if response.status != StatusCode::SERVICE_UNAVAILABLE {
                 return self.check(response).await;
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        let response = self.send(path, body).await?;
+        let response = self.send(class, path, body).await?;
         self.check(response).await
     }
 
-    async fn send(&self, path: &str, body: Bytes) -> Result<Response> {
-        self.patiently(self.wire.send(Method::POST, path, body))
+    async fn send(&self, class: Option<Class>, path: &str, body: Bytes) -> Result<Response> {
+        self.patiently(self.wire.send_as(class, Method::POST, path, body))
             .await
     }
 

@@ -1,20 +1,18 @@
 //! What other servers say, read as our own engines say it.
 
-use fusion_types::{
-    Error, ErrorCode, Result,
-    chat::{ChatChunk, ChatRequest},
-};
+use fusion_types::{Error, ErrorCode, Result, chat::Sampling};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::client::unreadable;
 
-/// A chat's body: always streamed, with the usage at its end, and under the name that the server has for its model.
-pub(super) fn chat_body(request: &ChatRequest, model: &str) -> Result<Value> {
+/// The body of a request for text: always streamed, with the usage at its end, and under the name that the server has for its model.
+pub(super) fn body(request: &impl Serialize, sampling: &Sampling, model: &str) -> Result<Value> {
     let mut body =
         serde_json::to_value(request).map_err(|error| Error::internal(error.to_string()))?;
     body["model"] = model.into();
     body["stream_options"] = json!({ "include_usage": true });
-    if let Some(penalty) = request.sampling.repetition_penalty {
+    if let Some(penalty) = sampling.repetition_penalty {
         // llama.cpp's name for it.
         body["repeat_penalty"] = penalty.into();
     }
@@ -22,7 +20,7 @@ pub(super) fn chat_body(request: &ChatRequest, model: &str) -> Result<Value> {
 }
 
 /// A chunk of a stream, or the error that ends it.
-pub(super) fn chunk(data: &str) -> Result<ChatChunk> {
+pub(super) fn chunk<T: DeserializeOwned>(data: &str) -> Result<T> {
     let mut chunk: Value =
         serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))?;
     if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
@@ -114,10 +112,12 @@ mod tests {
     use fusion_types::chat::{ChatEvent, Delta, FinishReason, Role, Usage};
     use proptest::prelude::*;
 
+    use fusion_types::chat::ChatChunk;
+
     use super::*;
 
     fn events(data: &str) -> Vec<ChatEvent> {
-        chunk(data).unwrap().into_events().collect()
+        chunk::<ChatChunk>(data).unwrap().into_events().collect()
     }
 
     #[test]
@@ -166,14 +166,17 @@ mod tests {
         let error = error_of(too_long, ErrorCode::InvalidValue).unwrap();
         assert_eq!(error.code, ErrorCode::ContextLengthExceeded);
         assert!(error_of(b"<html>", ErrorCode::InvalidValue).is_none());
-        assert_eq!(chunk(r#"{"error":"b"}"#).unwrap_err().message, "b");
+        assert_eq!(
+            chunk::<ChatChunk>(r#"{"error":"b"}"#).unwrap_err().message,
+            "b"
+        );
     }
 
     proptest! {
         #[test]
         fn junk_is_an_error_and_nothing_worse(text in "[ -~]{0,60}", inner in "[ -~]{0,30}") {
-            let _ = chunk(&text);
-            let _ = chunk(&format!(r#"{{"choices":[{{"delta":{inner}}}],"usage":{inner}}}"#));
+            let _ = chunk::<ChatChunk>(&text);
+            let _ = chunk::<ChatChunk>(&format!(r#"{{"choices":[{{"delta":{inner}}}],"usage":{inner}}}"#));
             let _ = error_of(text.as_bytes(), ErrorCode::InvalidValue);
         }
     }

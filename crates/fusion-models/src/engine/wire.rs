@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use fusion_types::{Class, engine::CLASS_HEADER};
 use http_body_util::Full;
 use hyper::{
     Method, Request, StatusCode,
@@ -86,6 +87,20 @@ impl Wire {
         path: &str,
         body: Bytes,
     ) -> Result<Response, WireError> {
+        self.send_as(None, method, path, body).await
+    }
+
+    /// The same for somebody: the engine orders by class what it does side by side.
+    ///
+    /// # Errors
+    /// As for [`Wire::send`].
+    pub(crate) async fn send_as(
+        &self,
+        class: Option<Class>,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response, WireError> {
         let mut connection = match self.idle() {
             Some(connection) => connection,
             None => Connection::open(&self.0.address).await?,
@@ -101,6 +116,9 @@ impl Wire {
                 .header(header::HOST, address.to_string())
                 .header(header::CONNECTION, "close"),
         };
+        if let Some(class) = class {
+            request = request.header(CLASS_HEADER, class.as_str());
+        }
         let request = request.body(Full::new(body))?;
         let answer = connection.sender.send_request(request);
         let (head, body) = connection.driver.drive(answer).await?.into_parts();

@@ -531,8 +531,8 @@ impl Registry {
                 entry.known = Some(engine.card.clone());
                 entry.load_time = Some(load_time);
                 entry.loaded_at = Some(Timestamp::now());
-                let limiter = (entry.definition.setup.auto_slots)
-                    .then(|| Limiter::new(engine.card.slots));
+                let limiter =
+                    (entry.definition.setup.auto_slots).then(|| Limiter::new(engine.card.slots));
                 let slots = limiter.map_or(engine.card.slots, |found| found.limit());
                 let slots = slots.max(1);
                 self.board.started(id, incarnation, bytes, slots, now);

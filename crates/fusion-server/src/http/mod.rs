@@ -32,7 +32,7 @@ use context::Caller;
 pub(crate) use lanes::Lanes;
 pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
-use openai::{adapters, chat, embeddings, models, rerank};
+use openai::{adapters, chat, completions, embeddings, models, rerank};
 
 pub(crate) fn router(app: App) -> Router {
     let Features { fusion, rag, mcp } = app.features;
@@ -85,6 +85,7 @@ fn operations() -> Router<App> {
 fn openai() -> Router<App> {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/rerank", post(rerank::create))
         .route("/v1/models", get(models::list))
@@ -95,7 +96,6 @@ fn openai() -> Router<App> {
             get(models::get).delete(models::delete).post(models::post),
         )
         .route("/v1/queue/stats", get(queue::stats))
-        .route("/v1/completions", post(not_built))
         .route("/v1/responses", post(not_built))
         .route("/v1/messages", post(not_built))
         .route("/v1/images/{*operation}", post(not_built))

@@ -19,6 +19,7 @@ use fusion_types::{
         ChatRequest, MediaFile, MediaKind, Part,
         media_check::{data_url, place, starts_as, unsupported},
     },
+    completion::CompletionRequest,
     embedding::EmbedRequest,
     inference::{Embedded, Generation, Inference, ModelPlanner, Needs, Reranked},
     model_ref::ModelRef,
@@ -169,6 +170,10 @@ impl Inference for WithMedia {
             events: events.boxed(),
             ..generation
         })
+    }
+
+    async fn complete(&self, call: &Call, request: CompletionRequest) -> Result<Generation> {
+        self.inner.complete(call, request).await
     }
 
     async fn embed(&self, call: &Call, request: EmbedRequest) -> Result<Embedded> {

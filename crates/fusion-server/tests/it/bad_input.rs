@@ -14,6 +14,7 @@ async fn every_bad_request_gets_its_code() {
     let client = server.client();
     let message = json!([{ "role": "user", "content": "hi" }]);
     let image = json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "data:," } }] }]);
+    let many_stops = vec!["x"; 10_000];
     let cases: Vec<(&str, Value, u16, &str)> = vec![
         (
             "/v1/chat/completions",
@@ -83,15 +84,117 @@ async fn every_bad_request_gets_its_code() {
         ),
         (
             "/v1/chat/completions",
-            json!({ "model": "echo", "messages": message, "n": 2 }),
-            501,
-            "not_implemented",
+            json!({ "model": "echo", "messages": message, "n": 0 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "n": 17 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "n": 1_000_000_000 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "n": 4_294_967_297_u64 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "n": "two" }),
+            400,
+            "invalid_value",
         ),
         (
             "/v1/chat/completions",
             json!({ "model": "echo", "messages": message, "tools": [{}] }),
-            501,
-            "not_implemented",
+            400,
+            "missing_field",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "tool_choice": "required" }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "tool_choice": { "type": "function", "function": { "name": "f" } } }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "tools": [{ "type": "function", "function": { "name": "no spaces" } }] }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "logprobs": true, "top_logprobs": 21 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "top_logprobs": 2 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "logit_bias": { "word": 1 } }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "logit_bias": { "1": 101 } }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "stop": many_stops }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "stop": "" }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "max_tokens": 1e30 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "seed": -1 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "top_p": 1.5 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "echo", "messages": message, "repetition_penalty": 0 }),
+            400,
+            "invalid_value",
         ),
         (
             "/v1/chat/completions",
@@ -153,7 +256,43 @@ async fn every_bad_request_gets_its_code() {
             400,
             "invalid_value",
         ),
-        ("/v1/completions", json!({}), 501, "not_implemented"),
+        ("/v1/completions", json!({}), 400, "missing_field"),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": [] }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": "a", "n": 17 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": "a", "best_of": 3 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": "a", "logprobs": 21 }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": "a", "logprobs": 1, "echo": true }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "echo", "prompt": "a", "max_tokens": 0 }),
+            400,
+            "invalid_value",
+        ),
         (
             "/api/rag/query",
             json!({ "query": "hi", "wrong": 1 }),

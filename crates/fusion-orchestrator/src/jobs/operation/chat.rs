@@ -1,40 +1,26 @@
 //! `chat`: the body of a chat completion in, the whole answer out.
 
 use fusion_types::{
-    Call, Error, ErrorCode, Result,
-    chat::{ChatRequest, FinishReason, ToolCall, Usage, WholeAnswer},
+    Call, Result,
+    chat::ChatRequest,
     inference::{Inference, WorkSize},
 };
-use futures::StreamExt;
-use serde::Serialize;
 use serde_json::Value;
 
-use super::{Work, fields, in_input, rough_tokens};
-
-/// Assumed where the request sets no limit.
-const TYPICAL_ANSWER: u32 = 256;
+use super::{Work, answer, fields, in_input, rough_tokens};
 
 pub(super) struct Chat(ChatRequest);
-
-#[derive(Serialize)]
-struct Answer {
-    content: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    reasoning_content: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<ToolCall>,
-    finish_reason: FinishReason,
-    usage: Usage,
-}
 
 pub(super) fn parse(work: &Work) -> Result<Chat> {
     let (model, mut fields) = fields(work)?;
     fields.insert("model".to_owned(), Value::from(model));
     // How the answer travels is not the job's to say.
     fields.remove("stream");
-    Ok(Chat(
-        ChatRequest::read(Value::Object(fields)).map_err(in_input)?,
-    ))
+    let request = ChatRequest::read(Value::Object(fields)).map_err(in_input)?;
+    if request.n.is_some_and(|n| n != 1) {
+        return Err(answer::only_one());
+    }
+    Ok(Chat(request))
 }
 
 impl Chat {
@@ -46,28 +32,12 @@ impl Chat {
             .map(|message| message.content.text().len());
         WorkSize {
             prompt_tokens: rough_tokens(texts.sum()),
-            max_tokens: self.0.max_tokens.unwrap_or(TYPICAL_ANSWER),
+            max_tokens: self.0.max_tokens.unwrap_or(answer::TYPICAL_TOKENS),
         }
     }
 
     pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
-        let mut generation = inference.chat(call, self.0).await?;
-        let mut whole = WholeAnswer::default();
-        while let Some(event) = generation.events.next().await {
-            whole.add(event?);
-        }
-        let Some(finish_reason) = whole.finish_reason else {
-            let message = "the answer ended before it was finished";
-            return Err(Error::new(ErrorCode::EngineCrashed, message));
-        };
-        let answer = Answer {
-            content: whole.content,
-            reasoning_content: whole.reasoning_content,
-            tool_calls: whole.tool_calls,
-            finish_reason,
-            usage: whole.usage,
-        };
-        serde_json::to_value(answer).map_err(|error| Error::internal(error.to_string()))
+        answer::whole(inference.chat(call, self.0).await?).await
     }
 }
 
@@ -108,6 +78,7 @@ mod tests {
             (json!({}), "input.messages"),
             (json!({"messages": []}), "input.messages"),
             (json!({"messages": messages, "model": "x"}), "input.model"),
+            (json!({"messages": messages, "n": 2}), "input.n"),
             (
                 json!({"messages": messages, "temperature": 3}),
                 "input.temperature",

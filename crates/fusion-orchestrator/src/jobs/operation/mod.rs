@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 
 use crate::{rag::Rag, workflow::Workflows};
 
+mod answer;
 mod chat;
+mod completion;
 mod embed;
 mod progress;
 mod rerank;
@@ -101,13 +103,18 @@ impl LocalOperations {
         })
     }
 
-    /// The model that the reference names, if it has the capability.
-    fn forecast(&self, work: &Work, capability: Capability, size: WorkSize) -> Result<Forecast> {
+    /// The model that the reference names, if it can do what is needed.
+    fn forecast(
+        &self,
+        work: &Work,
+        capability: Option<Capability>,
+        size: WorkSize,
+    ) -> Result<Forecast> {
         let reference = model(work)?
             .parse()
             .map_err(|error: Error| error.with_param("model_id"))?;
         let needs = Needs {
-            capability: Some(capability),
+            capability,
             min_context: None,
         };
         let choice = self
@@ -125,12 +132,20 @@ impl LocalOperations {
 impl Operations for LocalOperations {
     fn check(&self, work: &Work) -> Result<Forecast> {
         match work.operation {
-            Operation::Chat => self.forecast(work, Capability::Chat, chat::parse(work)?.size()),
-            Operation::Embed => {
-                self.forecast(work, Capability::Embeddings, embed::parse(work)?.size())
+            Operation::Chat => {
+                self.forecast(work, Some(Capability::Chat), chat::parse(work)?.size())
             }
+            Operation::Completion => {
+                // A model without a chat template has no capability that says so, and completes all the same.
+                self.forecast(work, None, completion::parse(work)?.size())
+            }
+            Operation::Embed => self.forecast(
+                work,
+                Some(Capability::Embeddings),
+                embed::parse(work)?.size(),
+            ),
             Operation::Rerank => {
-                self.forecast(work, Capability::Rerank, rerank::parse(work)?.size())
+                self.forecast(work, Some(Capability::Rerank), rerank::parse(work)?.size())
             }
             operation => {
                 self.route(operation)?.check(&work.input)?;
@@ -142,6 +157,10 @@ impl Operations for LocalOperations {
     async fn run(&self, call: &Call, work: Work, progress: Progress) -> Result<Value> {
         match work.operation {
             Operation::Chat => chat::parse(&work)?.run(call, &*self.inference).await,
+            Operation::Completion => {
+                let completion = completion::parse(&work)?;
+                completion.run(call, &*self.inference).await
+            }
             Operation::Embed => embed::parse(&work)?.run(call, &*self.inference).await,
             Operation::Rerank => rerank::parse(&work)?.run(call, &*self.inference).await,
             operation => self.route(operation)?.run(call, work.input, progress).await,

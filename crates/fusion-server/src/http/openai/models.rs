@@ -7,8 +7,9 @@ use fusion_models::{ForgetReport, LoadRequest, ModelInfo, Percentiles};
 use fusion_types::{
     Error, ErrorCode,
     chat::{ChatRequest, Message, Role},
+    completion::{CompletionRequest, Prompt},
     embedding::EmbedRequest,
-    model::{Capability, ModelCard, ModelStatus},
+    model::{Capability, ModelCard, ModelStatus, ModelType},
 };
 use futures::TryStreamExt;
 use serde::Deserialize;
@@ -146,6 +147,12 @@ pub(crate) async fn post(
             ..ChatRequest::default()
         };
         let events = inference.chat(&call, request).await?.events;
+        events.try_for_each(async |_| Ok(())).await?;
+    } else if card.model_type == ModelType::Lm {
+        // Without a chat template.
+        let mut request = CompletionRequest::new(model, Prompt::Text(prompt));
+        request.max_tokens = Some(1);
+        let events = inference.complete(&call, request).await?.events;
         events.try_for_each(async |_| Ok(())).await?;
     } else {
         let request = EmbedRequest {
