@@ -313,7 +313,7 @@ impl World {
             .iter()
             .filter(|(id, _)| is_open(&self.board, id));
         // Not each time: copying boards takes long.
-        if let Some((id, model)) = open.nth(self.next as usize % 4) {
+        if let Some((id, model)) = open.nth(self.next as usize % 16) {
             if model.leases < model.slots {
                 let mut board = self.board.clone();
                 board.ask(Waiter {
