@@ -204,7 +204,7 @@ mod tests {
             ("c".into(), 20, at(30)),
         ];
         let mut gone = |most| too_many(&mut files, Path::new("new"), most);
-        assert_eq!(gone(150), [PathBuf::new(); 0]);
+        assert_eq!(gone(150), Vec::<PathBuf>::new());
         assert_eq!(gone(149), [PathBuf::from("a")]);
         assert_eq!(gone(100), [PathBuf::from("a"), "b".into()]);
         assert_eq!(gone(10), [PathBuf::from("a"), "b".into(), "c".into()]);

@@ -52,8 +52,7 @@ impl Stowed {
         self.prefixes
             .retain(|old| old.mix != prefix.mix || !prefix.tokens.starts_with(&old.tokens));
         self.prefixes.push(prefix);
-        let all = |prefixes: &[Prefix]| prefixes.iter().map(|it| it.state.len()).sum();
-        self.bytes = all(&self.prefixes);
+        self.bytes = self.prefixes.iter().map(|it| it.state.len()).sum();
         while self.bytes > self.most_bytes {
             self.bytes -= self.prefixes.remove(0).state.len();
         }

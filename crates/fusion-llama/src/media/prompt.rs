@@ -176,7 +176,7 @@ impl Seen {
                 )
             },
         )?;
-        self.lay_out(&context, Arc::new(Chunks(chunks)))
+        self.lay_out(&context, &Arc::new(Chunks(chunks)))
     }
 
     /// The prompt cut at the markers, for which there is `None`.
@@ -206,7 +206,7 @@ impl Seen {
     fn lay_out(
         &self,
         context: &MtmdContext,
-        chunks: Arc<Chunks>,
+        chunks: &Arc<Chunks>,
     ) -> Result<(Vec<LlamaToken>, Pieces)> {
         let mut tokens = Vec::new();
         let mut pieces = Vec::new();

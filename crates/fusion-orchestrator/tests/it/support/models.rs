@@ -191,7 +191,7 @@ impl Inference for FakeModels {
         let poison = state.poison.clone();
         let mut data = Vec::new();
         let EmbedInput::Texts(texts) = &request.input else {
-            panic!("retrieval embeds texts");
+            return Err(Error::invalid("input", "retrieval embeds texts"));
         };
         for text in texts {
             if poison.as_ref().is_some_and(|poison| text.contains(poison)) {
