@@ -38,9 +38,6 @@ const MOST_TOKENS: u32 = 1 << 25;
 /// Tokens computed at once, at most: more makes prefill no faster on a CPU, but cancelling slower and the scratch larger.
 const BATCH: u32 = 512;
 
-/// What idle slots held may take outside the KV cache, at most, unless the option `prefix_cache_mb` says otherwise.
-const STOWED_BYTES: u64 = 512 << 20;
-
 /// Whose the KV cache is: the launch option `kv`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kv {
@@ -68,9 +65,8 @@ pub(crate) struct Shape {
     /// For all slots.
     context_total: NonZeroU32,
     pub(crate) speculation: Speculation,
-    /// The option `prefix_cache_mb`: what idle slots held may take outside the KV cache. Without it as much as the KV cache
-    /// itself, within reason.
-    stowed_bytes: Option<u64>,
+    /// The option `prefix_cache_mb`: what idle slots held may take outside the KV cache; nothing without it.
+    pub(crate) stowed_bytes: u64,
 }
 
 impl Shape {
@@ -118,14 +114,8 @@ impl Shape {
             device: Device::of(launch)?,
             context_total,
             speculation: Speculation::of(launch)?,
-            stowed_bytes: megabytes(launch, "prefix_cache_mb")?,
+            stowed_bytes: megabytes(launch, "prefix_cache_mb")?.unwrap_or(0),
         })
-    }
-
-    /// What idle slots held may take outside a KV cache of this size.
-    pub(crate) fn stowed_bytes(self, context_bytes: u64) -> u64 {
-        self.stowed_bytes
-            .unwrap_or_else(|| context_bytes.min(STOWED_BYTES))
     }
 
     /// Tokens, or cells of images, that are computed at once at most.

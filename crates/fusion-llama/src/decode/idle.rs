@@ -8,7 +8,8 @@ const FREE_OF_CHARGE: usize = 256;
 impl Decoder<'_> {
     /// Clears the idle slots' cells while others run, and keeps what they held.
     pub(super) fn stow_idle(&mut self) {
-        if self.cache.ledger().used() <= FREE_OF_CHARGE
+        if self.stowed.most_bytes() == 0
+            || self.cache.ledger().used() <= FREE_OF_CHARGE
             || !self.slots.iter().any(|slot| slot.is_running())
         {
             return;
@@ -26,7 +27,7 @@ impl Decoder<'_> {
 
     /// Copies what a slot holds out of the cache; false where that is too much to keep, or not text alone.
     pub(super) fn stow(&mut self, slot: usize) -> bool {
-        if !self.slots[slot].pieces().is_plain() {
+        if self.stowed.most_bytes() == 0 || !self.slots[slot].pieces().is_plain() {
             return false;
         }
         let held = self.cache.held(slot);

@@ -93,7 +93,7 @@ async fn what_the_text_repeats_is_guessed() {
     let text = "The harbour of Port Ellis was built in 1874 by Maria Duval. It has three piers and a green lighthouse.";
     let request = ask(&format!("Repeat this text word for word: {text}"), 60);
     let stats = same_as_without(&engine, request).await;
-    assert!(stats.draft_accepted > 10, "{stats:?}");
+    assert!(stats.draft_accepted > 4, "{stats:?}");
     assert!(stats.decode_steps < stats.tokens_out, "{stats:?}");
 }
 
