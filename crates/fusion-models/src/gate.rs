@@ -98,7 +98,9 @@ impl Gate {
         mailbox: &Mailbox,
     ) -> Option<Lease> {
         let mut inside = self.lock();
-        let has_room = |process: &Process| inside.leases < process.slots;
+        // The registry may not have heard of its end yet.
+        let has_room =
+            |process: &Process| inside.leases < process.slots && !process.engine.life.is_over();
         if !inside.is_open || !inside.process.as_ref().is_some_and(has_room) {
             return None;
         }
@@ -233,7 +235,8 @@ impl Gate {
     /// Leases for each slot, if the gate is open.
     fn crowd(&self) -> Option<f64> {
         let inside = self.lock();
-        let slots = inside.process.as_ref().filter(|_| inside.is_open)?.slots;
+        let serves = |process: &&Process| inside.is_open && !process.engine.life.is_over();
+        let slots = inside.process.as_ref().filter(serves)?.slots;
         Some(f64::from(inside.leases) / f64::from(slots.max(1)))
     }
 

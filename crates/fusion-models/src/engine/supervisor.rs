@@ -94,6 +94,11 @@ impl Life {
         });
     }
 
+    /// Whether the child is gone, or told to go.
+    pub(crate) fn is_over(&self) -> bool {
+        self.end.borrow().is_some() || self.stop.borrow().is_some()
+    }
+
     /// Returns when the child is gone and was waited for.
     pub(crate) async fn ended(&self) -> End {
         let mut end = self.end.clone();

@@ -216,8 +216,8 @@ async fn bad_jobs_are_refused_when_they_are_handed_in() {
         ),
         (
             json!({"operation": "completion", "model_id": "talker", "input": {}}),
-            ErrorCode::NotImplemented,
-            "",
+            ErrorCode::MissingField,
+            "input.prompt",
         ),
         (
             json!({"operation": "rag_query", "input": {"query": "?"}}),
