@@ -34,7 +34,7 @@ test: models ## every test, those on real engines and real models included
 	else \
 		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
 	fi
-	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 20
+	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 100
 
 lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
 	cargo fmt --all --check
