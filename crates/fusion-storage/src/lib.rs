@@ -5,6 +5,7 @@
 
 mod error;
 mod index;
+mod job_state;
 mod lock;
 mod sqlite;
 

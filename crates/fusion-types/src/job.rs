@@ -79,6 +79,8 @@ pub struct NewJob {
     /// How long the record is kept once the job is finished.
     pub ttl: Duration,
     pub group: Option<String>,
+    /// Not claimed before all of these are completed. One that fails or is cancelled takes this job with it.
+    pub depends_on: Vec<JobId>,
 }
 
 /// A client's key, and the hash of the body that came with it.
@@ -128,6 +130,8 @@ pub struct Job {
     pub error_detail: Option<ErrorDetail>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<JobId>,
     pub metadata: Map<String, Value>,
     pub request_id: RequestId,
 }
@@ -152,6 +156,8 @@ pub struct Claim {
     pub owner: Owner,
     pub limit: u32,
     pub lease: Duration,
+    /// Models that the claimer holds. Where several servers share a store, their jobs go first; what room is left goes to any.
+    pub held_models: Vec<String>,
 }
 
 /// A job that is now the claimer's, until its lease runs out or it is finished.
@@ -210,6 +216,8 @@ pub struct JobQuery {
     pub model_id: Option<String>,
     pub operation: Option<Operation>,
     pub group: Option<String>,
+    /// Fields of the metadata that must be equal to these texts; numbers and truth values by how JSON writes them.
+    pub metadata: Vec<(String, String)>,
     pub sort: JobSort,
     pub descending: bool,
     pub window: Window,
@@ -222,14 +230,24 @@ pub enum JobSort {
     CompletedAt,
 }
 
-/// Where a job stands in the queue, and how many of each status there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many jobs of each status there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobCounts {
     pub queued: u64,
     pub processing: u64,
     pub completed: u64,
     pub failed: u64,
     pub cancelled: u64,
+}
+
+impl JobCounts {
+    pub fn total(&self) -> u64 {
+        self.unfinished() + self.completed + self.failed + self.cancelled
+    }
+
+    pub fn unfinished(&self) -> u64 {
+        self.queued + self.processing
+    }
 }
 
 /// A position in the change log; dense, rising, the same for all readers.

@@ -22,7 +22,10 @@ use crate::{
 /// Jobs and their change log. Every answer means committed and synced; time is the store's own.
 #[async_trait]
 pub trait JobStore: Send + Sync {
-    /// One answer a job, in order.
+    /// One answer a job, in order. A job may depend on one before it in the list.
+    ///
+    /// # Errors
+    /// `job_not_found` for a dependency that isn't there, `invalid_value` for one that failed or was cancelled; none is kept then.
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>>;
 
     /// Due jobs, exclusively, each with a fence above all before. A claim counts as an attempt.
@@ -49,14 +52,21 @@ pub trait JobStore: Send + Sync {
     /// Queues a failed job again with fresh attempts.
     ///
     /// # Errors
-    /// `job_not_found`, `payload_gone`, `invalid_value` when the job didn't fail.
+    /// `job_not_found`, `payload_gone`, `invalid_value` when the job didn't fail, or when one it depends on is not to complete.
     async fn retry(&self, tenant: &Tenant, id: &JobId) -> Result<Job>;
+
+    /// [`JobStore::cancel`] for every unfinished job of the group. Returns how many these were.
+    async fn cancel_group(&self, tenant: &Tenant, group: &str) -> Result<u64>;
 
     async fn get(&self, tenant: &Tenant, id: &JobId) -> Result<Option<Job>>;
 
+    /// The jobs of the group by status; all zero where there is no such group.
+    async fn group(&self, tenant: &Tenant, group: &str) -> Result<JobCounts>;
+
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>>;
 
-    /// Queued jobs that will be claimed before this one; `None` when it isn't queued.
+    /// Queued jobs that will be claimed before this one, exact up to some thousands; `None` when it isn't queued, or waits for a
+    /// job it depends on.
     async fn position(&self, id: &JobId) -> Result<Option<u64>>;
 
     async fn counts(&self) -> Result<JobCounts>;

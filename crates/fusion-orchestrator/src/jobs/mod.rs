@@ -215,6 +215,7 @@ impl Jobs {
             model_id: params.model_id,
             operation: params.operation,
             group: params.group,
+            metadata: params.metadata,
             sort: params.sort_by.unwrap_or(JobSort::CreatedAt),
             descending: params.order.unwrap_or(Order::Desc) == Order::Desc,
             window,

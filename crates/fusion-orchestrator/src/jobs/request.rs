@@ -76,6 +76,9 @@ pub struct ListParams {
     pub model_id: Option<String>,
     pub operation: Option<Operation>,
     pub group: Option<String>,
+    /// From parameters named `metadata.KEY`.
+    #[serde(skip)]
+    pub metadata: Vec<(String, String)>,
     pub limit: Option<u32>,
     pub offset: Option<u64>,
     pub sort_by: Option<JobSort>,

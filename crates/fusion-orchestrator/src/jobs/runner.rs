@@ -128,6 +128,7 @@ impl Runner {
             owner: self.config.owner.clone(),
             limit,
             lease: self.config.lease,
+            held_models: held(&self.parts.planner.models()),
         };
         for claimed in self.parts.store.claim(claim).await? {
             let (id, fence) = (claimed.job.job_id.clone(), claimed.fence);
@@ -230,6 +231,20 @@ async fn wait(parts: &Parts, idle: Idle, tick: Duration) {
         Idle::Changes(seen) => wait_for_changes(&*parts.store, seen, tick).await,
         Idle::Tick => time::sleep(tick).await,
     }
+}
+
+/// The loaded models by every name that a job may call them.
+fn held(models: &[ModelCard]) -> Vec<String> {
+    let loaded = models
+        .iter()
+        .filter(|model| model.status == ModelStatus::Loaded);
+    loaded
+        .flat_map(|model| {
+            let id = std::iter::once(model.id.as_str());
+            id.chain(model.aliases.iter().map(|alias| alias.as_ref()))
+                .map(str::to_owned)
+        })
+        .collect()
 }
 
 /// How many jobs to have running: twice what the loaded models' slots hold, so that none falls idle between two jobs.

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Config, Forecast, Parts, SubmitRequest, Work};
 
 const MOST_ATTEMPTS: u32 = 20;
+const MOST_DEPENDENCIES: usize = 100;
 const LONGEST_KEY: usize = 255;
 const LONGEST_METADATA: usize = 16 * 1024;
 const FURTHEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -67,13 +68,19 @@ pub(super) fn check(
             .ttl_seconds
             .map_or(config.job_ttl, Duration::from_secs),
         group: request.group,
+        depends_on: request
+            .depends_on
+            .iter()
+            .map(|id| JobId::from_text(id))
+            .collect(),
     };
     Ok((new, forecast))
 }
 
 fn check_bounds(request: &SubmitRequest, config: &Config) -> Result<()> {
-    if !request.depends_on.is_empty() {
-        return Err(Error::not_implemented("depends_on").with_param("depends_on"));
+    if request.depends_on.len() > MOST_DEPENDENCIES {
+        let message = format!("a job depends on {MOST_DEPENDENCIES} others at most");
+        return Err(Error::invalid("depends_on", message));
     }
     let longest_timeout = u64::try_from(config.longest_timeout.as_millis()).unwrap_or(u64::MAX);
     within("timeout_ms", request.timeout_ms, 1..=longest_timeout)?;
@@ -233,7 +240,7 @@ mod tests {
             "group"
         );
         assert_eq!(
-            refused(|request| request.depends_on = vec!["job-1".to_owned()]),
+            refused(|request| request.depends_on = vec!["job-1".to_owned(); 101]),
             "depends_on"
         );
         assert_eq!(

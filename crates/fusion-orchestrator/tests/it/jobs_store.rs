@@ -145,6 +145,20 @@ fn fail(job: &mut Job, error: JobError) {
     job.error_detail = Some(error.detail);
 }
 
+fn count<'a>(rows: impl Iterator<Item = &'a Row>) -> JobCounts {
+    let mut counts = JobCounts::default();
+    for row in rows {
+        *match row.job.status {
+            JobStatus::Queued => &mut counts.queued,
+            JobStatus::Processing => &mut counts.processing,
+            JobStatus::Completed => &mut counts.completed,
+            JobStatus::Failed => &mut counts.failed,
+            JobStatus::Cancelled => &mut counts.cancelled,
+        } += 1;
+    }
+    counts
+}
+
 fn public(new: &NewJob) -> Job {
     Job {
         job_id: new.id.clone(),
@@ -163,6 +177,7 @@ fn public(new: &NewJob) -> Job {
         error: None,
         error_detail: None,
         group: new.group.clone(),
+        depends_on: new.depends_on.clone(),
         metadata: new.metadata.clone(),
         request_id: new.request_id.clone(),
     }
@@ -343,6 +358,28 @@ impl JobStore for MemoryJobs {
         Ok(row.job.clone())
     }
 
+    async fn cancel_group(&self, tenant: &Tenant, group: &str) -> Result<u64> {
+        let ids: Vec<JobId> = self
+            .rows()
+            .iter()
+            .filter(|row| row.new.group.as_deref() == Some(group))
+            .map(|row| row.job.job_id.clone())
+            .collect();
+        let mut asked = 0;
+        for id in ids {
+            asked += u64::from(self.cancel(tenant, &id).await.is_ok());
+        }
+        Ok(asked)
+    }
+
+    async fn group(&self, _tenant: &Tenant, group: &str) -> Result<JobCounts> {
+        let rows = self.rows();
+        let of_group = rows
+            .iter()
+            .filter(|row| row.new.group.as_deref() == Some(group));
+        Ok(count(of_group))
+    }
+
     async fn get(&self, tenant: &Tenant, id: &JobId) -> Result<Option<Job>> {
         let mut rows = self.rows();
         Ok(find(&mut rows, id)
@@ -378,17 +415,7 @@ impl JobStore for MemoryJobs {
     }
 
     async fn counts(&self) -> Result<JobCounts> {
-        let mut counts = JobCounts::default();
-        for row in self.rows().iter() {
-            *match row.job.status {
-                JobStatus::Queued => &mut counts.queued,
-                JobStatus::Processing => &mut counts.processing,
-                JobStatus::Completed => &mut counts.completed,
-                JobStatus::Failed => &mut counts.failed,
-                JobStatus::Cancelled => &mut counts.cancelled,
-            } += 1;
-        }
-        Ok(counts)
+        Ok(count(self.rows().iter()))
     }
 
     async fn changes(&self, after: Seq, limit: u32) -> Result<Vec<Change>> {

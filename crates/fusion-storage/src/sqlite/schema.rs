@@ -11,7 +11,7 @@ use crate::error::{StoreError, unavailable};
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Each brings the schema from its index to the next version; `user_version` counts those that ran. Never changed once released.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// A database up to this size is checked after an unclean stop: that takes milliseconds. Larger ones rely on the write-ahead log's
 /// checksums, so that the server is always ready in time.

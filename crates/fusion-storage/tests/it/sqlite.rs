@@ -54,6 +54,13 @@ run! { jobs:
     jobs::restart_makes_running_jobs_claimable,
     job_views::every_transition_is_in_the_change_log,
     job_views::waiting_for_changes_ends_with_one_or_with_time,
+    job_groups::a_job_waits_for_those_it_depends_on,
+    job_groups::a_failure_takes_those_that_depend_on_it_along,
+    job_groups::a_cancellation_takes_those_that_depend_on_it_along,
+    job_groups::a_dependency_must_be_there_and_may_complete,
+    job_groups::a_retried_job_waits_again,
+    job_groups::a_group_is_counted_and_cancelled,
+    job_groups::lists_filter_by_metadata,
 }
 
 run! { records:

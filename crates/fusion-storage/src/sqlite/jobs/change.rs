@@ -23,7 +23,7 @@ pub(super) fn append(
     record: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let event = JobEvent::from(row.job.status).as_str();
+    let event = JobEvent::from(row.state.job.status).as_str();
     transaction
         .prepare_cached("INSERT INTO changes (job, at, event, record) VALUES (?1, ?2, ?3, ?4)")?
         .execute((row.number, now.as_millis(), event, record))?;

@@ -9,15 +9,14 @@ use super::{
     super::writer::Transaction,
     payload,
     row::{self, JobRow, save_transition},
-    transition::Lapsed,
 };
-use crate::error::StoreError;
+use crate::{error::StoreError, job_state::Lapsed};
 
 /// Jobs that one call hands out, or gives up, at most.
 const MOST: u32 = 1000;
 
 /// Queued jobs whose time has come. The index alone answers it, also where many wait for a later time.
-const DUE: &str = "SELECT number FROM jobs INDEXED BY jobs_claim WHERE status = 'queued' AND run_at <= ?1 \
+const DUE: &str = "SELECT number FROM jobs INDEXED BY jobs_claim WHERE status = 'queued' AND blocked = 0 AND run_at <= ?1 \
                    ORDER BY sort_key, number LIMIT ?2";
 
 /// Jobs whose worker has vanished.
@@ -32,7 +31,7 @@ pub(super) fn claim(
     let limit = claim.limit.min(MOST);
     let mut candidates = settle_lapsed(transaction, now)?;
     candidates.extend(load(transaction, DUE, now, limit)?);
-    candidates.sort_by_key(|row| (row.sort_key, row.number));
+    candidates.sort_by_key(|row| (row.state.sort_key, row.number));
     candidates.truncate(limit as usize);
     candidates
         .into_iter()
@@ -44,15 +43,15 @@ pub(super) fn claim(
 fn settle_lapsed(transaction: &Transaction<'_>, now: Timestamp) -> Result<Vec<JobRow>, StoreError> {
     let mut claimable = Vec::new();
     for mut row in load(transaction, LAPSED, now, MOST)? {
-        match row.after_lapse() {
+        match row.state.after_lapse() {
             Lapsed::Claimable => {
                 claimable.push(row);
                 continue;
             }
-            Lapsed::Cancel => row.finish(Outcome::Cancelled, now),
+            Lapsed::Cancel => row.state.finish(Outcome::Cancelled, now),
             Lapsed::GiveUp => {
-                let error = row.gave_up();
-                row.finish(Outcome::Failed(error), now);
+                let error = row.state.gave_up();
+                row.state.finish(Outcome::Failed(error), now);
             }
         }
         save_transition(transaction, &mut row, now)?;
@@ -82,7 +81,7 @@ fn start(
     claim: &Claim,
     now: Timestamp,
 ) -> Result<Claimed, StoreError> {
-    row.start(&claim.owner.0, now.plus(claim.lease), now);
+    row.state.start(&claim.owner.0, now.plus(claim.lease), now);
     save_transition(transaction, &mut row, now)?;
     let input = row
         .payload
@@ -90,12 +89,12 @@ fn start(
         .transpose()?
         .unwrap_or_default();
     Ok(Claimed {
-        job: row.job,
-        tenant: row.tenant,
+        job: row.state.job,
+        tenant: row.state.tenant,
         input,
-        fence: row.fence,
-        timeout: row.timeout,
-        max_attempts: row.max_attempts,
+        fence: row.state.fence,
+        timeout: row.state.timeout,
+        max_attempts: row.state.max_attempts,
     })
 }
 

@@ -2,17 +2,17 @@
 
 use fusion_types::{
     Timestamp,
-    job::{Fence, Idempotency, Inserted, Job, JobStatus, NewJob},
+    job::{Idempotency, Inserted, NewJob},
 };
 use rusqlite::{OptionalExtension, named_params};
 
 use super::{
     super::{name_of, to_json, to_stored, writer::Transaction},
-    change, payload,
+    change, dependencies, payload,
     row::{self, JobRow},
     sweep,
 };
-use crate::error::StoreError;
+use crate::{error::StoreError, job_state::JobState};
 
 pub(super) fn insert_all(
     transaction: &Transaction<'_>,
@@ -30,25 +30,31 @@ fn insert(
     now: Timestamp,
 ) -> Result<Inserted, StoreError> {
     if let Some((row, body_hash)) = holder_of_key(transaction, new)? {
-        if !row.is_expired(now) {
+        if !row.state.is_expired(now) {
             let is_same = new
                 .idempotency
                 .as_ref()
                 .is_some_and(|idempotency| idempotency.body_hash == body_hash);
             return Ok(if is_same {
-                Inserted::Existing(row.job)
+                Inserted::Existing(row.state.job)
             } else {
                 Inserted::KeyReused
             });
         }
         sweep::remove(transaction, &row)?;
     }
-    let mut row = queued(new);
-    row.payload = Some(payload::insert(transaction, &new.input)?);
-    let record = to_json(&row.job)?;
+    let waits_for = dependencies::unfinished(transaction, &new.tenant, &new.depends_on, now)?;
+    let mut row = JobRow {
+        number: 0,
+        state: JobState::queued(new),
+        payload: Some(payload::insert(transaction, &new.input)?),
+        blocked: waits_for.len() as u32,
+    };
+    let record = to_json(&row.state.job)?;
     row.number = store(transaction, new, &row, &record)?;
+    dependencies::keep(transaction, row.number, &waits_for)?;
     change::append(transaction, &row, &record, now)?;
-    Ok(Inserted::New(row.job))
+    Ok(Inserted::New(row.state.job))
 }
 
 /// The job that came with the same key, and the hash of its body.
@@ -72,44 +78,6 @@ fn holder_of_key(
     Ok(row::by_number(transaction, number)?.map(|row| (row, body_hash)))
 }
 
-fn queued(new: &NewJob) -> JobRow {
-    JobRow {
-        number: 0,
-        tenant: new.tenant.clone(),
-        job: Job {
-            job_id: new.id.clone(),
-            status: JobStatus::Queued,
-            model_id: new.model_id.clone(),
-            operation: new.operation,
-            priority: new.priority,
-            created_at: new.created_at,
-            started_at: None,
-            completed_at: None,
-            failed_at: None,
-            cancelled_at: None,
-            progress: None,
-            attempt: 0,
-            result: None,
-            error: None,
-            error_detail: None,
-            group: new.group.clone(),
-            metadata: new.metadata.clone(),
-            request_id: new.request_id.clone(),
-        },
-        run_at: new.run_at,
-        sort_key: new.sort_key,
-        timeout: new.timeout,
-        max_attempts: new.max_attempts,
-        ttl: new.ttl,
-        fence: Fence(0),
-        owner: None,
-        lease_until: None,
-        cancel_wanted: false,
-        payload: None,
-        expires_at: None,
-    }
-}
-
 /// Returns the job's number.
 fn store(
     transaction: &Transaction<'_>,
@@ -118,9 +86,9 @@ fn store(
     record: &str,
 ) -> Result<i64, StoreError> {
     let sql = "INSERT INTO jobs (id, tenant, status, operation, model_id, job_group, created_at, run_at, sort_key, timeout_ms, \
-               max_attempts, ttl_ms, payload_first, payload_parts, idempotency_key, body_hash, callback_url, record) \
+               max_attempts, ttl_ms, payload_first, payload_parts, idempotency_key, body_hash, callback_url, blocked, record) \
                VALUES (:id, :tenant, 'queued', :operation, :model_id, :job_group, :created_at, :run_at, :sort_key, :timeout_ms, \
-               :max_attempts, :ttl_ms, :payload_first, :payload_parts, :idempotency_key, :body_hash, :callback_url, :record)";
+               :max_attempts, :ttl_ms, :payload_first, :payload_parts, :idempotency_key, :body_hash, :callback_url, :blocked, :record)";
     let millis =
         |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     transaction.prepare_cached(sql)?.execute(named_params! {
@@ -140,6 +108,7 @@ fn store(
         ":idempotency_key": new.idempotency.as_ref().map(|idempotency| &idempotency.key),
         ":body_hash": new.idempotency.as_ref().map(|idempotency| &idempotency.body_hash),
         ":callback_url": new.callback_url,
+        ":blocked": row.blocked,
         ":record": record,
     })?;
     Ok(transaction.last_insert_rowid())

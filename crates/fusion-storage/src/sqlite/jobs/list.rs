@@ -1,12 +1,12 @@
 //! Looking at jobs.
 
 use fusion_types::{
-    Timestamp,
+    Tenant, Timestamp,
     id::JobId,
     job::{Job, JobCounts, JobQuery, JobSort, JobStatus},
     page::Page,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, ToSql, params_from_iter, types::Value};
 
 use super::{
     super::{bounds, from_stored, name_of},
@@ -14,44 +14,126 @@ use super::{
 };
 use crate::error::StoreError;
 
-const MATCHING: &str = "FROM jobs WHERE tenant = ?1 AND (expires_at IS NULL OR expires_at > ?2) \
-                        AND (?3 IS NULL OR status = ?3) AND (?4 IS NULL OR model_id = ?4) \
-                        AND (?5 IS NULL OR operation = ?5) AND (?6 IS NULL OR job_group = ?6)";
+/// A position beyond this is the queue's length: counting further would make every submit as slow as the queue is long.
+const FURTHEST_COUNTED: u32 = 10_000;
 
 pub(super) fn list(
     connection: &Connection,
     query: &JobQuery,
     now: Timestamp,
 ) -> Result<Page<Job>, StoreError> {
-    let operation = query.operation.as_ref().map(name_of).transpose()?;
-    let status = query.status.map(JobStatus::as_str);
+    let mut matching = Conditions::of_columns(query)?;
+    let total = total(connection, query, &matching, now)?;
+    matching.add("(expires_at IS NULL OR expires_at > ?)", now.as_millis());
+    matching.add_group_and_metadata(query);
     let (limit, offset) = bounds(query.window);
-    let filter = (
-        query.tenant.as_str(),
-        now.as_millis(),
-        status,
-        &query.model_id,
-        operation,
-        &query.group,
-    );
-    let total = connection
-        .prepare_cached(&format!("SELECT count(*) {MATCHING}"))?
-        .query_row(filter.clone(), |row| row.get(0))
-        .map(from_stored)?;
     let sql = format!(
-        "SELECT {} {MATCHING} ORDER BY {} LIMIT ?7 OFFSET ?8",
+        "SELECT {} FROM jobs WHERE {} ORDER BY {} LIMIT ? OFFSET ?",
         row::COLUMNS,
+        matching.sql(),
         order(query)
     );
-    let (tenant, now, status, model, operation, group) = filter;
+    matching.values.extend([limit.into(), offset.into()]);
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows =
-        statement.query((tenant, now, status, model, operation, group, limit, offset))?;
+    let mut rows = statement.query(params_from_iter(&matching.values))?;
     let mut items = Vec::new();
     while let Some(row) = rows.next()? {
-        items.push(row::read(row)?.job);
+        items.push(row::read(row)?.state.job);
     }
     Ok(Page { items, total })
+}
+
+/// By the kept counts where these tell; otherwise by counting what the group or the metadata leaves.
+fn total(
+    connection: &Connection,
+    query: &JobQuery,
+    columns: &Conditions,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    if query.group.is_none() && query.metadata.is_empty() {
+        let counted = number(
+            connection,
+            &format!(
+                "SELECT ifnull(sum(jobs), 0) FROM job_counts WHERE {}",
+                columns.sql()
+            ),
+            &columns.values,
+        )?;
+        // What has expired and is not swept yet.
+        let mut expired = columns.clone();
+        expired.add("expires_at <= ?", now.as_millis());
+        let sql = format!(
+            "SELECT count(*) FROM jobs INDEXED BY jobs_expiry WHERE {}",
+            expired.sql()
+        );
+        return Ok(counted.saturating_sub(number(connection, &sql, &expired.values)?));
+    }
+    let mut matching = columns.clone();
+    matching.add("(expires_at IS NULL OR expires_at > ?)", now.as_millis());
+    matching.add_group_and_metadata(query);
+    let sql = format!("SELECT count(*) FROM jobs WHERE {}", matching.sql());
+    number(connection, &sql, &matching.values)
+}
+
+fn number(connection: &Connection, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
+    let number = connection
+        .prepare_cached(sql)?
+        .query_row(params_from_iter(values), |row| row.get(0))?;
+    Ok(from_stored(number))
+}
+
+/// Conditions that all must hold, each with its value; only those that a query has, so that the right index is found.
+#[derive(Clone)]
+struct Conditions {
+    texts: Vec<&'static str>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// Those that `jobs` and `job_counts` both know.
+    fn of_columns(query: &JobQuery) -> Result<Self, StoreError> {
+        let mut conditions = Self {
+            texts: Vec::new(),
+            values: Vec::new(),
+        };
+        conditions.add("tenant = ?", query.tenant.as_str().to_owned());
+        if let Some(status) = query.status {
+            conditions.add("status = ?", status.as_str().to_owned());
+        }
+        if let Some(model) = &query.model_id {
+            conditions.add("model_id = ?", model.clone());
+        }
+        if let Some(operation) = &query.operation {
+            conditions.add("operation = ?", name_of(operation)?);
+        }
+        Ok(conditions)
+    }
+
+    fn add_group_and_metadata(&mut self, query: &JobQuery) {
+        if let Some(group) = &query.group {
+            self.add("job_group = ?", group.clone());
+        }
+        for (key, value) in &query.metadata {
+            // Numbers and truth values compare as JSON writes them.
+            self.add(
+                "EXISTS (SELECT 1 FROM json_each(record, '$.metadata') WHERE json_each.key = ?",
+                key.clone(),
+            );
+            self.add(
+                "CASE json_each.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(json_each.value AS TEXT) END = ?)",
+                value.clone(),
+            );
+        }
+    }
+
+    fn add(&mut self, text: &'static str, value: impl Into<Value>) {
+        self.texts.push(text);
+        self.values.push(value.into());
+    }
+
+    fn sql(&self) -> String {
+        self.texts.join(" AND ")
+    }
 }
 
 /// Jobs that aren't completed come last, whatever the direction.
@@ -70,32 +152,62 @@ pub(super) fn position(
     id: &JobId,
     now: Timestamp,
 ) -> Result<Option<u64>, StoreError> {
-    let Some(row) = row::by_id(connection, id)?.filter(|row| row.job.status == JobStatus::Queued)
+    let Some(row) = row::by_id(connection, id)?
+        .filter(|row| row.state.job.status == JobStatus::Queued && row.blocked == 0)
     else {
         return Ok(None);
     };
-    let sql = "SELECT count(*) FROM jobs INDEXED BY jobs_claim \
-               WHERE status = 'queued' AND (sort_key, number) < (?1, ?2) AND run_at <= ?3";
-    let due = row.run_at.max(now).as_millis();
-    let before = connection
-        .prepare_cached(sql)?
-        .query_row((row.sort_key, row.number, due), |row| row.get(0))?;
-    Ok(Some(from_stored(before)))
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_claim \
+               WHERE status = 'queued' AND blocked = 0 AND (sort_key, number) < (?1, ?2) AND run_at <= ?3 LIMIT ?4)";
+    let due = row.state.run_at.max(now).as_millis();
+    let before = connection.prepare_cached(sql)?.query_row(
+        (row.state.sort_key, row.number, due, FURTHEST_COUNTED),
+        |row| row.get(0),
+    )?;
+    let before = from_stored(before);
+    if before < u64::from(FURTHEST_COUNTED) {
+        return Ok(Some(before));
+    }
+    Ok(Some(counts(connection)?.queued.max(before)))
 }
 
 pub(super) fn counts(connection: &Connection) -> Result<JobCounts, StoreError> {
-    let mut statement =
-        connection.prepare_cached("SELECT jobs FROM job_counts WHERE status = ?1")?;
-    let mut count = |status: JobStatus| {
-        statement
-            .query_row([status.as_str()], |row| row.get(0))
-            .map(from_stored)
-    };
-    Ok(JobCounts {
-        queued: count(JobStatus::Queued)?,
-        processing: count(JobStatus::Processing)?,
-        completed: count(JobStatus::Completed)?,
-        failed: count(JobStatus::Failed)?,
-        cancelled: count(JobStatus::Cancelled)?,
-    })
+    let sql = "SELECT status, sum(jobs) FROM job_counts GROUP BY status";
+    by_status(connection, sql, &[])
+}
+
+pub(super) fn group(
+    connection: &Connection,
+    tenant: &Tenant,
+    group: &str,
+    now: Timestamp,
+) -> Result<JobCounts, StoreError> {
+    let sql = "SELECT status, count(*) FROM jobs INDEXED BY jobs_group \
+               WHERE tenant = ?1 AND job_group = ?2 AND (expires_at IS NULL OR expires_at > ?3) GROUP BY status";
+    by_status(
+        connection,
+        sql,
+        &[&tenant.as_str(), &group, &now.as_millis()],
+    )
+}
+
+fn by_status(
+    connection: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+) -> Result<JobCounts, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(values)?;
+    let mut counts = JobCounts::default();
+    while let Some(row) = rows.next()? {
+        let jobs = from_stored(row.get(1)?);
+        match row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)? {
+            "queued" => counts.queued = jobs,
+            "processing" => counts.processing = jobs,
+            "completed" => counts.completed = jobs,
+            "failed" => counts.failed = jobs,
+            _ => counts.cancelled = jobs,
+        }
+    }
+    Ok(counts)
 }

@@ -2,12 +2,12 @@
 
 mod change;
 mod claim;
+mod dependencies;
 mod insert;
 mod list;
 mod payload;
 mod row;
 mod sweep;
-mod transition;
 mod write;
 
 use std::{sync::Arc, time::Duration};
@@ -94,13 +94,38 @@ impl JobStore for Jobs {
             .await
     }
 
+    async fn cancel_group(&self, tenant: &Tenant, group: &str) -> Result<u64> {
+        let (mut asked, mut after) = (0, 0);
+        loop {
+            let (tenant, group) = (tenant.clone(), group.to_owned());
+            let some = self
+                .store
+                .write(move |transaction| {
+                    let now = Timestamp::now();
+                    write::cancel_group(transaction, &tenant, &group, after, now)
+                })
+                .await?;
+            let Some(last) = some.last else {
+                return Ok(asked);
+            };
+            (asked, after) = (asked + some.asked, last);
+        }
+    }
+
     async fn get(&self, tenant: &Tenant, id: &JobId) -> Result<Option<Job>> {
         let (tenant, id) = (tenant.clone(), id.clone());
         self.store
             .read(move |connection| {
                 let row = row::find_public(connection, &tenant, &id, Timestamp::now())?;
-                Ok(row.map(|row| row.job))
+                Ok(row.map(|row| row.state.job))
             })
+            .await
+    }
+
+    async fn group(&self, tenant: &Tenant, group: &str) -> Result<JobCounts> {
+        let (tenant, group) = (tenant.clone(), group.to_owned());
+        self.store
+            .read(move |connection| list::group(connection, &tenant, &group, Timestamp::now()))
             .await
     }
 

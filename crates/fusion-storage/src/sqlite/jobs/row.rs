@@ -1,4 +1,4 @@
-//! A job as the store keeps it: the public record, and what only the store needs.
+//! A job's row.
 
 use std::time::Duration;
 
@@ -11,32 +11,23 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, name
 
 use super::{
     super::{from_json, from_stored, to_json, to_stored, writer::Transaction},
-    change,
+    change, dependencies,
     payload::{self, Payload},
 };
-use crate::error::StoreError;
+use crate::{error::StoreError, job_state::JobState};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct JobRow {
     pub(super) number: i64,
-    pub(super) tenant: Tenant,
-    pub(super) job: Job,
-    pub(super) run_at: Timestamp,
-    pub(super) sort_key: i64,
-    pub(super) timeout: Duration,
-    pub(super) max_attempts: u32,
-    pub(super) ttl: Duration,
-    pub(super) fence: Fence,
-    pub(super) owner: Option<String>,
-    pub(super) lease_until: Option<Timestamp>,
-    pub(super) cancel_wanted: bool,
+    pub(super) state: JobState,
     pub(super) payload: Option<Payload>,
-    pub(super) expires_at: Option<Timestamp>,
+    /// Jobs it depends on that are not completed.
+    pub(super) blocked: u32,
 }
 
 /// What [`read`] expects, in its order.
 pub(super) const COLUMNS: &str = "number, tenant, record, result, run_at, sort_key, timeout_ms, max_attempts, ttl_ms, fence, owner, \
-     lease_until, cancel_wanted, payload_first, payload_parts, expires_at";
+     lease_until, cancel_wanted, payload_first, payload_parts, expires_at, blocked";
 
 pub(super) fn by_number(
     connection: &Connection,
@@ -57,7 +48,7 @@ pub(super) fn find_public(
     now: Timestamp,
 ) -> Result<Option<JobRow>, StoreError> {
     let row = by_id(connection, id)?;
-    Ok(row.filter(|row| row.tenant == *tenant && !row.is_expired(now)))
+    Ok(row.filter(|row| row.state.tenant == *tenant && !row.state.is_expired(now)))
 }
 
 fn one(
@@ -86,8 +77,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<JobRow, StoreError> {
         .as_str_or_null()
         .map_err(rusqlite::Error::from)?;
     job.result = result.map(from_json).transpose()?;
-    Ok(JobRow {
-        number: row.get(0)?,
+    let state = JobState {
         tenant: Tenant::new(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?),
         job,
         run_at: Timestamp::from_millis(row.get(4)?),
@@ -99,25 +89,39 @@ pub(super) fn read(row: &Row<'_>) -> Result<JobRow, StoreError> {
         owner: row.get(10)?,
         lease_until: row.get::<_, Option<i64>>(11)?.map(Timestamp::from_millis),
         cancel_wanted: row.get(12)?,
-        payload: payload::from_columns(row.get(13)?, row.get(14)?),
         expires_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_millis),
+    };
+    Ok(JobRow {
+        number: row.get(0)?,
+        state,
+        payload: payload::from_columns(row.get(13)?, row.get(14)?),
+        blocked: row.get(16)?,
     })
 }
 
-impl JobRow {
-    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
-    }
-}
-
-/// Stores a job that is in another state than before, with its change, and forgets the input where nobody needs it any more.
+/// Stores a job that is in another state than before, with its change, and what follows for the jobs that depend on it.
 pub(super) fn save_transition(
     transaction: &Transaction<'_>,
     row: &mut JobRow,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if matches!(row.job.status, JobStatus::Completed | JobStatus::Cancelled)
-        && let Some(gone) = row.payload.take()
+    save_alone(transaction, row, now)?;
+    if row.state.job.status.is_terminal() {
+        dependencies::settle(transaction, row, now)?;
+    }
+    Ok(())
+}
+
+/// Stores the job with its change, and forgets the input where nobody needs it any more.
+pub(super) fn save_alone(
+    transaction: &Transaction<'_>,
+    row: &mut JobRow,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if matches!(
+        row.state.job.status,
+        JobStatus::Completed | JobStatus::Cancelled
+    ) && let Some(gone) = row.payload.take()
     {
         payload::delete(transaction, gone)?;
     }
@@ -127,25 +131,26 @@ pub(super) fn save_transition(
 
 /// Returns the public record without its result, as JSON.
 pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<String, StoreError> {
-    let (record, result) = take_apart(&mut row.job)?;
+    let (record, result) = take_apart(&mut row.state.job)?;
     let sql = "UPDATE jobs SET status = :status, completed_at = :completed_at, failed_at = :failed_at, expires_at = :expires_at, \
                run_at = :run_at, sort_key = :sort_key, fence = :fence, owner = :owner, lease_until = :lease_until, \
                cancel_wanted = :cancel_wanted, payload_first = :payload_first, payload_parts = :payload_parts, \
-               record = :record, result = :result WHERE number = :number";
+               blocked = :blocked, record = :record, result = :result WHERE number = :number";
     transaction.prepare_cached(sql)?.execute(named_params! {
         ":number": row.number,
-        ":status": row.job.status.as_str(),
-        ":completed_at": row.job.completed_at.map(Timestamp::as_millis),
-        ":failed_at": row.job.failed_at.map(Timestamp::as_millis),
-        ":expires_at": row.expires_at.map(Timestamp::as_millis),
-        ":run_at": row.run_at.as_millis(),
-        ":sort_key": row.sort_key,
-        ":fence": to_stored(row.fence.0),
-        ":owner": row.owner,
-        ":lease_until": row.lease_until.map(Timestamp::as_millis),
-        ":cancel_wanted": row.cancel_wanted,
+        ":status": row.state.job.status.as_str(),
+        ":completed_at": row.state.job.completed_at.map(Timestamp::as_millis),
+        ":failed_at": row.state.job.failed_at.map(Timestamp::as_millis),
+        ":expires_at": row.state.expires_at.map(Timestamp::as_millis),
+        ":run_at": row.state.run_at.as_millis(),
+        ":sort_key": row.state.sort_key,
+        ":fence": to_stored(row.state.fence.0),
+        ":owner": row.state.owner,
+        ":lease_until": row.state.lease_until.map(Timestamp::as_millis),
+        ":cancel_wanted": row.state.cancel_wanted,
         ":payload_first": row.payload.map(|payload| payload.first),
         ":payload_parts": row.payload.map(|payload| to_stored(payload.parts)),
+        ":blocked": row.blocked,
         ":record": record,
         ":result": result,
     })?;

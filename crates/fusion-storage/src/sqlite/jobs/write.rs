@@ -9,11 +9,14 @@ use rusqlite::OptionalExtension;
 
 use super::{
     super::{to_stored, writer::Transaction},
-    job_not_found,
-    row::{self, save_transition},
+    dependencies, job_not_found,
+    row::{self, JobRow, save_transition},
     sweep::FAILED_PAYLOAD_KEPT,
 };
 use crate::error::StoreError;
+
+/// Jobs of a group that one transaction looks at.
+const CANCELLED_AT_ONCE: u32 = 200;
 
 pub(super) fn renew(
     transaction: &Transaction<'_>,
@@ -46,23 +49,23 @@ pub(super) fn write(
     now: Timestamp,
 ) -> Result<Job, StoreError> {
     let held = row::by_id(transaction, id)?
-        .filter(|row| row.fence == fence && row.job.status == JobStatus::Processing);
+        .filter(|row| row.state.fence == fence && row.state.job.status == JobStatus::Processing);
     let Some(mut row) = held else {
         let message = format!("job {id} is no longer this worker's");
         return Err(Error::new(ErrorCode::VersionConflict, message).into());
     };
     match write {
         JobWrite::Progress(progress) => {
-            row.job.progress = Some(progress);
+            row.state.job.progress = Some(progress);
             row::save(transaction, &mut row)?;
-            return Ok(row.job);
+            return Ok(row.state.job);
         }
-        JobWrite::Release { run_at, error } => row.release(run_at, error, now),
-        JobWrite::Return => row.give_back(now),
-        JobWrite::Finish(outcome) => row.finish(outcome, now),
+        JobWrite::Release { run_at, error } => row.state.release(run_at, error, now),
+        JobWrite::Return => row.state.give_back(now),
+        JobWrite::Finish(outcome) => row.state.finish(outcome, now),
     }
     save_transition(transaction, &mut row, now)?;
-    Ok(row.job)
+    Ok(row.state.job)
 }
 
 pub(super) fn cancel(
@@ -73,21 +76,67 @@ pub(super) fn cancel(
 ) -> Result<Job, StoreError> {
     let mut row =
         row::find_public(transaction, tenant, id, now)?.ok_or_else(|| job_not_found(id))?;
-    match row.job.status {
+    if !cancel_row(transaction, &mut row, now)? {
+        let message = format!("job {id} is already {}", row.state.job.status.as_str());
+        return Err(Error::new(ErrorCode::JobFinished, message).into());
+    }
+    Ok(row.state.job)
+}
+
+/// Whether the job was unfinished.
+fn cancel_row(
+    transaction: &Transaction<'_>,
+    row: &mut JobRow,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    match row.state.job.status {
         JobStatus::Queued => {
-            row.finish(Outcome::Cancelled, now);
-            save_transition(transaction, &mut row, now)?;
+            row.state.finish(Outcome::Cancelled, now);
+            row.blocked = 0;
+            save_transition(transaction, row, now)?;
         }
         JobStatus::Processing => {
-            row.cancel_wanted = true;
-            row::save(transaction, &mut row)?;
+            row.state.cancel_wanted = true;
+            row::save(transaction, row)?;
         }
-        JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => {
-            let message = format!("job {id} is already {}", row.job.status.as_str());
-            return Err(Error::new(ErrorCode::JobFinished, message).into());
+        JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => return Ok(false),
+    }
+    Ok(true)
+}
+
+pub(super) struct SomeCancelled {
+    /// Jobs that were unfinished.
+    pub(super) asked: u64,
+    /// Where to go on; `None` at the end.
+    pub(super) last: Option<i64>,
+}
+
+/// Some of the group's jobs with a number above `after`: one transaction for all would keep other writers waiting.
+pub(super) fn cancel_group(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    group: &str,
+    after: i64,
+    now: Timestamp,
+) -> Result<SomeCancelled, StoreError> {
+    let sql = "SELECT number FROM jobs INDEXED BY jobs_group WHERE tenant = ?1 AND job_group = ?2 AND number > ?3 \
+               ORDER BY number LIMIT ?4";
+    let numbers = transaction
+        .prepare_cached(sql)?
+        .query_map((tenant.as_str(), group, after, CANCELLED_AT_ONCE), |row| {
+            row.get::<_, i64>(0)
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut asked = 0;
+    for number in &numbers {
+        if let Some(mut row) = row::by_number(transaction, *number)? {
+            asked += u64::from(cancel_row(transaction, &mut row, now)?);
         }
     }
-    Ok(row.job)
+    Ok(SomeCancelled {
+        asked,
+        last: numbers.last().copied(),
+    })
 }
 
 pub(super) fn retry(
@@ -98,10 +147,11 @@ pub(super) fn retry(
 ) -> Result<Job, StoreError> {
     let mut row =
         row::find_public(transaction, tenant, id, now)?.ok_or_else(|| job_not_found(id))?;
-    let (JobStatus::Failed, Some(failed_at)) = (row.job.status, row.job.failed_at) else {
+    let (JobStatus::Failed, Some(failed_at)) = (row.state.job.status, row.state.job.failed_at)
+    else {
         let message = format!(
             "job {id} is {}: only a failed job can be retried",
-            row.job.status.as_str()
+            row.state.job.status.as_str()
         );
         return Err(Error::invalid("job_id", message).into());
     };
@@ -109,7 +159,10 @@ pub(super) fn retry(
         let message = format!("the input of job {id} is no longer kept; submit it again");
         return Err(Error::new(ErrorCode::PayloadGone, message).into());
     }
-    row.retry(now);
+    let waits_for = dependencies::unfinished(transaction, tenant, &row.state.job.depends_on, now)?;
+    dependencies::keep(transaction, row.number, &waits_for)?;
+    row.blocked = waits_for.len() as u32;
+    row.state.retry(now);
     save_transition(transaction, &mut row, now)?;
-    Ok(row.job)
+    Ok(row.state.job)
 }

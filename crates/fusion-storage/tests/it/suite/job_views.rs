@@ -46,6 +46,7 @@ pub(crate) async fn lists_filter_sort_and_count(store: &dyn JobStore) {
         model_id: None,
         operation: None,
         group: None,
+        metadata: Vec::new(),
         sort: JobSort::CreatedAt,
         descending: false,
         window: Window::default(),

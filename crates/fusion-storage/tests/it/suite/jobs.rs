@@ -36,6 +36,7 @@ pub(crate) fn new_job() -> NewJob {
         max_attempts: 3,
         ttl: HOUR,
         group: None,
+        depends_on: Vec::new(),
     }
 }
 
@@ -58,6 +59,7 @@ pub(crate) async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> 
             owner: owner(),
             limit,
             lease,
+            held_models: Vec::new(),
         })
         .await
         .unwrap()

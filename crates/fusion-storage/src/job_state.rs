@@ -1,15 +1,34 @@
-//! How a job's state changes: decisions alone, on the row in memory.
+//! How a job's state changes: decisions alone, the same for every backend.
+
+use std::time::Duration;
 
 use fusion_types::{
-    ErrorCode, Timestamp,
-    job::{ErrorDetail, Fence, JobError, JobStatus, Outcome},
+    ErrorCode, Tenant, Timestamp,
+    id::JobId,
+    job::{ErrorDetail, Fence, Job, JobError, JobStatus, NewJob, Outcome},
 };
 
-use super::row::JobRow;
+/// A job as a store keeps it: the public record, and what only the store needs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobState {
+    pub(crate) tenant: Tenant,
+    pub(crate) job: Job,
+    pub(crate) run_at: Timestamp,
+    pub(crate) sort_key: i64,
+    pub(crate) timeout: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) ttl: Duration,
+    pub(crate) fence: Fence,
+    pub(crate) owner: Option<String>,
+    pub(crate) lease_until: Option<Timestamp>,
+    pub(crate) cancel_wanted: bool,
+    /// Set once the job is finished; it counts as gone from then on.
+    pub(crate) expires_at: Option<Timestamp>,
+}
 
 /// What a lease that ran out leads to.
 #[derive(Debug, PartialEq)]
-pub(super) enum Lapsed {
+pub(crate) enum Lapsed {
     /// Another attempt.
     Claimable,
     /// A client wanted that anyway.
@@ -18,8 +37,49 @@ pub(super) enum Lapsed {
     GiveUp,
 }
 
-impl JobRow {
-    pub(super) fn after_lapse(&self) -> Lapsed {
+impl JobState {
+    pub(crate) fn queued(new: &NewJob) -> Self {
+        Self {
+            tenant: new.tenant.clone(),
+            job: Job {
+                job_id: new.id.clone(),
+                status: JobStatus::Queued,
+                model_id: new.model_id.clone(),
+                operation: new.operation,
+                priority: new.priority,
+                created_at: new.created_at,
+                started_at: None,
+                completed_at: None,
+                failed_at: None,
+                cancelled_at: None,
+                progress: None,
+                attempt: 0,
+                result: None,
+                error: None,
+                error_detail: None,
+                group: new.group.clone(),
+                depends_on: new.depends_on.clone(),
+                metadata: new.metadata.clone(),
+                request_id: new.request_id.clone(),
+            },
+            run_at: new.run_at,
+            sort_key: new.sort_key,
+            timeout: new.timeout,
+            max_attempts: new.max_attempts,
+            ttl: new.ttl,
+            fence: Fence(0),
+            owner: None,
+            lease_until: None,
+            cancel_wanted: false,
+            expires_at: None,
+        }
+    }
+
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn after_lapse(&self) -> Lapsed {
         if self.cancel_wanted {
             Lapsed::Cancel
         } else if self.job.attempt >= self.max_attempts {
@@ -30,7 +90,7 @@ impl JobRow {
     }
 
     /// A worker has it now.
-    pub(super) fn start(&mut self, owner: &str, lease_until: Timestamp, now: Timestamp) {
+    pub(crate) fn start(&mut self, owner: &str, lease_until: Timestamp, now: Timestamp) {
         self.job.status = JobStatus::Processing;
         self.job.started_at = Some(now);
         self.job.progress = None;
@@ -41,7 +101,7 @@ impl JobRow {
     }
 
     /// The attempt failed: back to the queue, unless it was the last one or the job is to be cancelled.
-    pub(super) fn release(&mut self, run_at: Timestamp, error: JobError, now: Timestamp) {
+    pub(crate) fn release(&mut self, run_at: Timestamp, error: JobError, now: Timestamp) {
         if self.cancel_wanted {
             return self.finish(Outcome::Cancelled, now);
         }
@@ -54,7 +114,7 @@ impl JobRow {
     }
 
     /// The attempt didn't begin: back to the queue as if it had not been claimed, unless the job is to be cancelled.
-    pub(super) fn give_back(&mut self, now: Timestamp) {
+    pub(crate) fn give_back(&mut self, now: Timestamp) {
         if self.cancel_wanted {
             return self.finish(Outcome::Cancelled, now);
         }
@@ -64,7 +124,7 @@ impl JobRow {
     }
 
     /// A failed job gets fresh attempts, and takes its place as if it were handed in now.
-    pub(super) fn retry(&mut self, now: Timestamp) {
+    pub(crate) fn retry(&mut self, now: Timestamp) {
         self.queue(now);
         let offset = self
             .sort_key
@@ -87,7 +147,7 @@ impl JobRow {
     }
 
     /// The one way into a terminal state.
-    pub(super) fn finish(&mut self, outcome: Outcome, now: Timestamp) {
+    pub(crate) fn finish(&mut self, outcome: Outcome, now: Timestamp) {
         self.job.error = None;
         self.job.error_detail = None;
         match outcome {
@@ -118,7 +178,7 @@ impl JobRow {
     }
 
     /// Why a job whose every worker vanished has failed.
-    pub(super) fn gave_up(&self) -> JobError {
+    pub(crate) fn gave_up(&self) -> JobError {
         let message = format!(
             "gave up after {} attempts: none reported back",
             self.job.attempt
@@ -131,5 +191,27 @@ impl JobRow {
                 retryable: code.is_retryable(),
             },
         }
+    }
+
+    /// What becomes of a job that depends on this one, which has ended: `None` where it completed.
+    pub(crate) fn outcome_for_dependents(&self) -> Option<Outcome> {
+        let id = &self.job.job_id;
+        match self.job.status {
+            JobStatus::Failed => Some(Outcome::Failed(dependency_failed(id, &self.job))),
+            JobStatus::Cancelled => Some(Outcome::Cancelled),
+            JobStatus::Queued | JobStatus::Processing | JobStatus::Completed => None,
+        }
+    }
+}
+
+fn dependency_failed(id: &JobId, job: &Job) -> JobError {
+    let why = job.error.as_deref().unwrap_or("no reason is known");
+    let code = ErrorCode::InternalError;
+    JobError {
+        message: format!("job {id}, which this one depends on, failed: {why}"),
+        detail: job.error_detail.unwrap_or(ErrorDetail {
+            code,
+            retryable: code.is_retryable(),
+        }),
     }
 }
