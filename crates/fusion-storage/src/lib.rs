@@ -3,6 +3,7 @@
 //! The store is the truth: what it acknowledged is committed and synced. Indexes live in memory, follow the store's log of
 //! chunk changes, and are safe to lose.
 
+mod blobs;
 mod error;
 mod index;
 mod job_state;
@@ -13,10 +14,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use fusion_types::{
     Result,
+    blob::BlobStore,
     store::{ChunkIndex, DocumentStore, JobStore, RecordStore},
 };
 
 use crate::{
+    blobs::folder::FolderBlobs,
     index::{exact::ExactIndex, keyword::KeywordIndex},
     sqlite::{Sqlite, documents::Documents, jobs::Jobs, records::Records},
 };
@@ -34,6 +37,8 @@ pub struct Storage {
     pub jobs: Arc<dyn JobStore>,
     pub documents: Arc<dyn DocumentStore>,
     pub records: Arc<dyn RecordStore>,
+    /// Files, in a folder beside the state.
+    pub blobs: Arc<dyn BlobStore>,
     /// Exact nearest neighbours; empty at start, filled from [`DocumentStore::index_changes`].
     pub dense: Arc<dyn ChunkIndex>,
     /// BM25; empty at start, filled from [`DocumentStore::index_changes`].
@@ -48,10 +53,13 @@ pub struct Storage {
 /// when it is damaged.
 pub async fn open(config: &Config) -> Result<Storage> {
     let sqlite = Arc::new(Sqlite::open(&config.data_dir).await?);
+    // After the folder's lock: what is swept there is nobody else's.
+    let blobs = FolderBlobs::open(&config.data_dir.join("blobs")).await?;
     Ok(Storage {
         jobs: Arc::new(Jobs::new(Arc::clone(&sqlite))),
         documents: Arc::new(Documents::new(Arc::clone(&sqlite))),
         records: Arc::new(Records::new(Arc::clone(&sqlite))),
+        blobs: Arc::new(blobs),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
         sqlite,

@@ -18,6 +18,7 @@ mod attempt;
 mod backoff;
 mod changes;
 mod estimate;
+mod grouped;
 mod operation;
 mod queue;
 mod request;
@@ -31,6 +32,7 @@ pub use runner::{Runner, RunnerConfig};
 pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 
 pub(crate) use changes::wait_for_changes;
+pub(crate) use grouped::{Group, Member};
 use queue::QueueLength;
 
 /// How long a cancellation waits for the worker to let go before it answers.

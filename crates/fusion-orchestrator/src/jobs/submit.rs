@@ -176,7 +176,7 @@ fn sorted(value: Value) -> Value {
 }
 
 /// Jobs are claimed in this order: by time, with a handicap by priority that waiting makes up for.
-fn sort_key(enqueued: Timestamp, priority: Priority) -> i64 {
+pub(super) fn sort_key(enqueued: Timestamp, priority: Priority) -> i64 {
     let handicap = match priority {
         Priority::High => 0,
         Priority::Normal => 30_000,

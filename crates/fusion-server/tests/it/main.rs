@@ -9,11 +9,13 @@
 
 mod arrows;
 mod bad_input;
+mod batches;
 mod budget;
 mod cgroup;
 mod chat;
 mod choices;
 mod client;
+mod files;
 mod foreign;
 mod front_door;
 #[path = "../../../fusion-types/tests/it/hostile.rs"]

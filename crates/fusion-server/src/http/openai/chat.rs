@@ -7,7 +7,7 @@ use axum::{
 };
 use fusion_types::{
     Result,
-    chat::{ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage},
+    chat::{ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeAnswer},
 };
 use serde_json::{Value, json};
 
@@ -44,11 +44,16 @@ pub(crate) async fn create(
 
 async fn gather(choices: Choices, about: &About) -> Result<Value> {
     let (answers, usage) = choices.gather().await?;
+    Ok(whole(about, answers, &usage))
+}
+
+/// The answer that isn't streamed.
+pub(super) fn whole(about: &About, answers: Vec<WholeAnswer>, usage: &Usage) -> Value {
     let choices = answers.into_iter().enumerate();
     let choices: Vec<Value> = choices
         .map(|(index, answer)| answer.into_choice(index))
         .collect();
-    Ok(json!({
+    json!({
         "id": about.id,
         "object": "chat.completion",
         "created": about.created,
@@ -56,7 +61,7 @@ async fn gather(choices: Choices, about: &About) -> Result<Value> {
         "choices": choices,
         "usage": usage,
         "request_id": about.request_id,
-    }))
+    })
 }
 
 struct ChatChunks {
