@@ -88,17 +88,20 @@ async fn read_form(
                 })?;
                 new.expires_after_seconds = Some(seconds);
             }
-            "expires_after[anchor]" => {
-                if text(field).await? != "created_at" {
-                    let message = "expires_after: the only anchor is created_at";
-                    return Err(Error::invalid("expires_after", message));
-                }
-            }
+            "expires_after[anchor]" => check_anchor(&text(field).await?)?,
             // As everywhere in this dialect, what isn't known is passed over.
             _ => {}
         }
     }
     Ok(new)
+}
+
+fn check_anchor(anchor: &str) -> Result<()> {
+    if anchor == "created_at" {
+        return Ok(());
+    }
+    let message = "expires_after: the only anchor is created_at";
+    Err(Error::invalid("expires_after", message))
 }
 
 /// A field's bytes. One that is too large is read on for a while and thrown away, so that the client gets to see the answer.
