@@ -331,6 +331,7 @@ fn webhook_config(config: &Config) -> Result<webhook::Config> {
     Ok(webhook::Config {
         timeout: config.webhooks.timeout,
         retry_count: config.webhooks.retry_count,
+        disable_after: config.webhooks.disable_after,
         default_secret,
         job_ttl: config.jobs.ttl,
     })

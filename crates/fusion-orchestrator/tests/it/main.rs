@@ -3,13 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod jobs;
+mod jobs_follow;
 mod jobs_operations;
 mod jobs_setup;
 mod jobs_store;
+mod jobs_together;
 mod rag_ingest;
 mod rag_query;
 mod support;
 mod webhook;
+mod webhook_care;
 mod webhook_retries;
 mod webhook_setup;
 mod workflow;

@@ -136,6 +136,7 @@ pub(crate) struct Jobs {
 pub(crate) struct Webhooks {
     pub(crate) timeout: Duration,
     pub(crate) retry_count: u32,
+    pub(crate) disable_after: Duration,
     pub(crate) secret: Option<String>,
 }
 
@@ -201,6 +202,7 @@ impl Config {
             webhooks: Webhooks {
                 timeout: seconds(reader, "webhooks.timeout_seconds"),
                 retry_count: reader.take("webhooks.retry_count"),
+                disable_after: hours(reader, "webhooks.disable_after_hours"),
                 secret: text(reader, "webhooks.secret"),
             },
             outgoing_allow: reader.take("outgoing.allow"),
@@ -388,6 +390,10 @@ fn refuse_other_stores(reader: &mut Reader) {
 
 fn seconds(reader: &mut Reader, key: &str) -> Duration {
     Duration::from_secs(reader.take(key))
+}
+
+fn hours(reader: &mut Reader, key: &str) -> Duration {
+    Duration::from_secs(reader.take::<u64>(key).saturating_mul(3600))
 }
 
 fn megabytes(reader: &mut Reader, key: &str) -> usize {

@@ -201,6 +201,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "delivery attempts after the first",
     ),
     setting(
+        "webhooks.disable_after_hours",
+        "webhook-disable-after-hours",
+        &[],
+        "a webhook that fails for this long is disabled",
+    ),
+    setting(
         "webhooks.secret",
         "webhook-secret",
         &["WEBHOOK_SECRET"],

@@ -3,6 +3,7 @@
 mod answer;
 mod context;
 mod diagnostics;
+mod events;
 mod fusion;
 mod health;
 mod lanes;
@@ -155,13 +156,16 @@ fn mcp_routes() -> Router<App> {
     Router::new()
         .route(
             "/jobs",
-            post(mcp_jobs::submit).get(mcp_jobs::list).delete(not_built),
+            post(mcp_jobs::submit)
+                .get(mcp_jobs::list)
+                .delete(mcp_jobs::cancel_group),
         )
-        .route("/jobs/bulk", post(not_built))
-        .route("/jobs/dead", get(not_built))
+        .route("/jobs/bulk", post(mcp_jobs::submit_bulk))
+        .route("/jobs/dead", get(mcp_jobs::dead))
+        .route("/groups/{group}", get(mcp_jobs::group))
         .route("/jobs/{id}", get(mcp_jobs::get).delete(mcp_jobs::cancel))
         .route("/jobs/{id}/retry", post(mcp_jobs::retry))
-        .route("/jobs/{id}/events", get(not_built))
+        .route("/jobs/{id}/events", get(mcp_jobs::follow))
         .route("/webhook", post(mcp_webhooks::register))
         .route(
             "/webhooks",
@@ -172,6 +176,8 @@ fn mcp_routes() -> Router<App> {
             get(mcp_webhooks::get).delete(mcp_webhooks::delete),
         )
         .route("/webhooks/{id}/test", post(mcp_webhooks::test))
+        .route("/webhooks/{id}/rotate", post(mcp_webhooks::rotate))
+        .route("/webhooks/{id}/enable", post(mcp_webhooks::enable))
         .route("/webhooks/{id}/deliveries", get(mcp_webhooks::deliveries))
         .route(
             "/webhooks/{id}/deliveries/{delivery}/redeliver",
