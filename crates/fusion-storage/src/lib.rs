@@ -3,11 +3,14 @@
 //! The store is the truth: what it acknowledged is committed and synced. Indexes live in memory, follow the store's log of
 //! chunk changes, and are safe to lose.
 
+mod backup;
 mod error;
 mod index;
 mod job_state;
 mod lock;
 mod sqlite;
+
+pub use backup::{Copied, backup, restore};
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -6,6 +6,7 @@
     reason = "a test that can't go on has failed"
 )]
 
+mod backup;
 mod disk_full;
 mod durability;
 mod job_model;
