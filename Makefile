@@ -9,7 +9,7 @@ BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build models demo test lint bench test-clients soak fuzz
+.PHONY: help setup build models demo test lint bench test-clients soak chaos fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ test: models ## every test, those on real engines and real models included
 		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
 	fi
 	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 100
+	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/chaos.py --rounds 5
 
 lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
 	cargo fmt --all --check
@@ -49,6 +50,9 @@ test-clients: build models ## the official openai Python package against a runni
 
 soak: build models ## five minutes of everything at once, with engines that crash and hang (FOR=N seconds)
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 scripts/soak.py --seconds $(or $(FOR),300)
+
+chaos: build ## jobs under kills, power cuts and stores that fail (ROUNDS=N kills)
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 scripts/chaos.py --rounds $(or $(ROUNDS),200)
 
 fuzz: ## many hostile bodies, chunks and event streams (CASES=N a property)
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test -p fusion-types -p fusion-models --lib --test it -- bodies sse translate
