@@ -9,6 +9,7 @@
 mod backup;
 mod disk_full;
 mod durability;
+mod history;
 mod job_model;
 mod lifecycle;
 mod privacy;
