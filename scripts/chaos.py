@@ -14,13 +14,14 @@ import json
 import os
 import random
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -115,7 +116,76 @@ def kills(rounds, disk=None, at_least=5):
     return f"{rounds} kills, {told}"
 
 
-CASES = {case.__name__: case for case in [crash_recovery, repeated_kills, power_loss, lying_disk]}
+def store_restart(options):
+    """The database is killed and comes back, and the servers with it never noticed more than a pause."""
+    with Mongo() as mongo, on(mongo) as (server, clients, callbacks):
+        for _ in range(min(options.rounds, 5)):
+            clients.wait_for_more(10)
+            mongo.kill()
+            time.sleep(random.uniform(0.1, 3))
+            mongo.start()
+        clients.stop()
+        return f"{min(options.rounds, 5)} restarts, {check(server, clients, callbacks)}"
+
+
+def connection_kill(options):
+    """Every connection to the database is cut, again and again."""
+    with Mongo() as mongo, Proxy(mongo.port) as proxy, on(proxy) as (server, clients, callbacks):
+        for _ in range(options.rounds):
+            clients.wait_for_more(3)
+            proxy.cut()
+        clients.stop()
+        return f"{options.rounds} times cut, {check(server, clients, callbacks)}"
+
+
+def pool_exhaustion(options):
+    """Two connections to the database for many clients."""
+    with Mongo() as mongo, on(mongo, "?maxPoolSize=2", count=32) as (server, clients, callbacks):
+        clients.wait_for_more(100)
+        clients.stop()
+        return check(server, clients, callbacks)
+
+
+def flushall(options):
+    """Redis forgets everything, and once is killed: it was a hint only."""
+    with Mongo() as mongo, Redis() as redis, on(mongo, redis=redis) as (server, clients, callbacks):
+        for round in range(options.rounds):
+            clients.wait_for_more(5)
+            redis.flush()
+            if round == options.rounds // 2:
+                redis.kill()
+                clients.wait_for_more(5)
+                redis.start()
+        clients.stop()
+        return f"{options.rounds} times forgotten, {check(server, clients, callbacks)}"
+
+
+def two_nodes(options):
+    """Two servers on one MongoDB and one Redis, of which one is killed at a time."""
+    with Mongo() as mongo, Redis() as redis, Callbacks() as callbacks:
+        environment = {"MONGO_URI": mongo.uri, "REDIS_URI": redis.uri}
+        with fake_server(environment=environment) as one, fake_server(environment=environment) as other:
+            servers = [one, other]
+            with Clients(lambda: random.choice(servers), callbacks, pace=0.1) as clients:
+                for round in range(options.rounds):
+                    clients.wait_for_more(10)
+                    victim = servers[round % 2]
+                    victim.process.kill()
+                    victim.process.wait()
+                    clients.wait_for_more(10)
+                    victim.port = None
+                    victim.start()
+                clients.stop()
+                told = check(one, clients, callbacks)
+    return f"{options.rounds} kills, {told}"
+
+
+CASES = {
+    case.__name__: case
+    for case in [
+        crash_recovery, repeated_kills, power_loss, lying_disk, store_restart, connection_kill, pool_exhaustion, flushall, two_nodes,
+    ]
+}
 
 
 # --- what happens in them ---
@@ -145,6 +215,139 @@ class Disk:
         for file in self.synced.iterdir():
             if file.suffix != ".draft":
                 shutil.copy(file, data / file.name)
+
+
+@contextmanager
+def on(database, options="", redis=None, count=CLIENTS):
+    """A server on the database with clients."""
+    environment = {"MONGO_URI": database.uri + options}
+    if redis:
+        environment["REDIS_URI"] = redis.uri
+    with Callbacks() as callbacks, fake_server(environment=environment) as server:
+        with Clients(lambda: server, callbacks, pace=0.1, count=count) as clients:
+            yield server, clients, callbacks
+
+
+class Store:
+    """A database of its own, which keeps its port and its files when it is killed and started again."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="fusiond-chaos-"))
+        self.port = free_port()
+        self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self):
+        self.process = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder
+        )
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise Failed("the database did not start") from None
+                time.sleep(0.05)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Mongo(Store):
+    def command(self):
+        program = Path(os.environ.get("FUSIOND_TEST_MONGOD") or Path.home() / ".cache/fusiond/secantus/venv/bin/secantusd-py")
+        if not program.exists():
+            raise Skipped("no MongoDB server to test with: scripts/test_servers.sh installs one")
+        command = [program, "--host", "127.0.0.1", "--port", str(self.port), "--storage-path", self.folder / "data"]
+        return [*command, "--log-level", "ERROR", "--cache-size", "256M"]
+
+    @property
+    def uri(self):
+        return f"mongodb://127.0.0.1:{self.port}/"
+
+
+class Redis(Store):
+    def command(self):
+        if not shutil.which("redis-server"):
+            raise Skipped("no redis-server to test with: scripts/test_servers.sh installs one")
+        return ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+
+    @property
+    def uri(self):
+        return f"redis://127.0.0.1:{self.port}/"
+
+    def flush(self):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            if connection.recv(64) != b"+OK\r\n":
+                raise Failed("Redis did not forget")
+
+
+class Proxy:
+    """Stands before a database, and cuts all connections at once when told to."""
+
+    def __init__(self, target):
+        self.target = target
+        self.open = set()
+        self.lock = threading.Lock()
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"mongodb://127.0.0.1:{self.listener.getsockname()[1]}/"
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+        self.cut()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+                database = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                return
+            with self.lock:
+                self.open |= {client, database}
+            for pair in [(client, database), (database, client)]:
+                threading.Thread(target=self.pump, args=pair, daemon=True).start()
+
+    def pump(self, source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with self.lock:
+                self.open.discard(end)
+            end.close()
+
+    def cut(self):
+        with self.lock:
+            ends = list(self.open)
+        for end in ends:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def fake_server(disk=None, environment=None):
@@ -194,13 +397,13 @@ class Callbacks:
 class Clients:
     """Hand in jobs, each under its key until an id is told. `server` says whom to ask next."""
 
-    def __init__(self, server, callbacks):
-        self.server, self.callbacks = server, callbacks
+    def __init__(self, server, callbacks, pace=0.005, count=CLIENTS):
+        self.server, self.callbacks, self.pace = server, callbacks, pace
         self.acknowledged = {}
         self.wrong = []
         self.lock = threading.Lock()
         self.ended = threading.Event()
-        self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True) for number in range(CLIENTS)]
+        self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True) for number in range(count)]
 
     def __enter__(self):
         for thread in self.threads:
@@ -231,7 +434,7 @@ class Clients:
         while not self.ended.is_set():
             job += 1
             self.submit(f"{number}-{job}")
-            time.sleep(0.005)
+            time.sleep(self.pace)
 
     def submit(self, key):
         body = {

@@ -65,7 +65,7 @@ pub trait JobStore: Send + Sync {
 
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>>;
 
-    /// Queued jobs that will be claimed before this one, exact up to some thousands; `None` when it isn't queued, or waits for a
+    /// Queued jobs that will be claimed before this one, exact up to a thousand; `None` when it isn't queued, or waits for a
     /// job it depends on.
     async fn position(&self, id: &JobId) -> Result<Option<u64>>;
 

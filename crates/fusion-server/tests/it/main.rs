@@ -18,6 +18,7 @@ mod foreign;
 mod front_door;
 #[path = "../../../fusion-types/tests/it/hostile.rs"]
 mod hostile;
+mod hostile_endpoints;
 mod job_groups;
 mod jobs;
 mod kill;
