@@ -9,7 +9,7 @@ BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build models demo test lint bench test-clients soak chaos fuzz
+.PHONY: help setup build models demo test test-servers test-mongo lint bench test-clients soak chaos fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,15 @@ models: | setup ## fetch the demo models, checked by SHA-256 (QWEN=1: a 1.1 GB o
 demo: build models ## build, fetch models, start the server and tour it (DEMO_EXIT=1: end after the tour)
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 demo/tour.py
 
-test: models ## every test, those on real engines and real models included
+test-servers:
+	@scripts/test_servers.sh
+
+test-mongo: | setup ## the store's suites on the MongoDB that MONGO_URI names (MONGO_CASES=N sequences of the model)
+	@[ -n "$(MONGO_URI)" ] || { echo "MONGO_URI=mongodb://… make test-mongo" >&2; exit 1; }
+	cargo build --workspace --bins --tests
+	MONGO_URI="$(MONGO_URI)" cargo test --workspace --test it -- mongo::
+
+test: models test-servers ## every test, those on real engines and real models included
 	cargo build --workspace --bins --tests
 	cargo test --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \

@@ -60,10 +60,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let prometheus =
         telemetry::start_metrics().map_err(|error| Error::internal(error.to_string()))?;
     let listener = listen(&config).await?;
-    let storage = fusion_storage::open(&fusion_storage::Config {
-        data_dir: config.data_dir.clone(),
-    })
-    .await?;
+    let storage = fusion_storage::open(&storage_config(&config)).await?;
     let groups = Groups::default();
     let models = start_models(&config, &storage, &groups.models).await?;
 
@@ -87,7 +84,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         storage.records.clone(),
         storage.jobs.clone(),
         outgoing,
-        webhook_config(&config)?,
+        webhook_config(&config, &storage).await?,
     );
     start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
 
@@ -116,6 +113,14 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
     storage.close().await
+}
+
+fn storage_config(config: &Config) -> fusion_storage::Config {
+    fusion_storage::Config {
+        mongo: config.state.mongo.clone(),
+        redis: config.state.redis.clone(),
+        ..fusion_storage::Config::new(&config.data_dir)
+    }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener> {
@@ -317,15 +322,11 @@ fn jobs_config(config: &Config) -> jobs::Config {
     }
 }
 
-fn webhook_config(config: &Config) -> Result<webhook::Config> {
+async fn webhook_config(config: &Config, storage: &Storage) -> Result<webhook::Config> {
     let default_secret = match &config.webhooks.secret {
         Some(secret) => secret.clone(),
-        None => secret::of_folder(&config.data_dir).map_err(|error| {
-            Error::new(
-                ErrorCode::StoreUnavailable,
-                format!("can't keep the webhook secret: {error}"),
-            )
-        })?,
+        None if storage.is_shared() => secret::shared(&config.data_dir, &*storage.records).await?,
+        None => secret::of_folder(&config.data_dir)?,
     };
     webhook::check_secret(&default_secret).map_err(|error| error.with_param("webhooks.secret"))?;
     Ok(webhook::Config {
@@ -343,7 +344,7 @@ async fn start_workers(
     storage: &Storage,
     group: &Group,
 ) -> Result<()> {
-    // The folder's lock says that no other server holds a lease.
+    // Where the store is this server's alone, none but a run before can hold a lease.
     let released = storage.jobs.release_all_leases().await?;
     if released > 0 {
         tracing::info!(jobs = released, "jobs of the run before go on");

@@ -137,9 +137,7 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
             let config = read_config(arguments)?;
             let secret = match config.webhooks.secret {
                 Some(secret) => secret,
-                None => secret::of_folder(&config.data_dir).map_err(|error| {
-                    Error::internal(format!("{}: {error}", config.data_dir.display()))
-                })?,
+                None => secret::of_folder(&config.data_dir)?,
             };
             output.value("secret", &secret);
             Ok(())

@@ -12,11 +12,7 @@ use crate::{
 };
 
 async fn open_in(folder: &Path) -> Storage {
-    open(&Config {
-        data_dir: folder.to_owned(),
-    })
-    .await
-    .unwrap()
+    open(&Config::new(folder)).await.unwrap()
 }
 
 #[tokio::test]
@@ -122,9 +118,7 @@ async fn what_is_no_whole_backup_is_refused() {
 async fn half_a_restore_starts_no_server() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("restoring"), "").unwrap();
-    let config = Config {
-        data_dir: folder.path().to_owned(),
-    };
+    let config = Config::new(folder.path());
     let error = open(&config).await.err().unwrap();
     assert!(error.message.contains("restore"), "{error}");
 }

@@ -41,9 +41,7 @@ async fn a_million_finished_jobs() {
     let began = Instant::now();
     multiply(store.folder.path(), template.job_id.as_str());
     println!("{FINISHED} jobs made in {:?}", began.elapsed());
-    let config = Config {
-        data_dir: store.folder.path().to_owned(),
-    };
+    let config = Config::new(store.folder.path());
     let began = Instant::now();
     let storage = open(&config).await.unwrap();
     println!("opened in {:?}", began.elapsed());
