@@ -41,6 +41,15 @@ const RESCAN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Models(Arc<Inner>);
 
+/// What a request wants of the models.
+pub(crate) struct Wanted<R> {
+    pub(crate) model: ModelRef,
+    pub(crate) capability: Option<Capability>,
+    pub(crate) request: R,
+    /// Among equally busy processes of a model the one that this number fits gets the request.
+    pub(crate) likes: fn(&R) -> Option<u64>,
+}
+
 struct Inner {
     config: Arc<Config>,
     records: Arc<dyn RecordStore>,
@@ -279,48 +288,45 @@ impl Models {
         self.0.view.borrow().clone()
     }
 
-    /// Chooses the model, and waits for a slot of it within the call's deadline. Among equally busy processes of it the one
-    /// that `likes` fits gets the call.
-    pub(crate) async fn acquire(
+    /// Chooses the model, and waits for a slot of it within the call's deadline.
+    pub(crate) async fn acquire<R>(
         &self,
         call: &Call,
-        model: &ModelRef,
-        capability: Option<Capability>,
-        likes: impl FnOnce() -> Option<u64>,
+        wanted: &Wanted<R>,
     ) -> Result<(Lease, Route)> {
         call.check_deadline()?;
         let needs = Needs {
-            capability,
+            capability: wanted.capability,
             min_context: None,
         };
         let mut view = self.view();
-        let mut route = view.choose(model, &needs);
+        let mut route = view.choose(&wanted.model, &needs);
         if route.is_err() && self.may_rescan() {
-            self.rescan().await?;
+            // Seldom, so that it takes no room in every request.
+            Box::pin(self.rescan()).await?;
             view = self.view();
-            route = view.choose(model, &needs);
+            route = view.choose(&wanted.model, &needs);
         }
         let route = route?;
         let gates = view.gates(&route.model);
-        let likes = if gates.len() > 1 { likes() } else { None };
+        let likes = (gates.len() > 1).then(|| (wanted.likes)(&wanted.request));
+        let likes = likes.flatten();
         if let Some(lease) = gate::enter(gates, likes, &route.model, &call.tenant, &self.0.mailbox)
         {
             return Ok((lease, route));
         }
         drop(view);
         let (model, deadline) = (route.model.clone(), call.deadline);
-        let lease = self
-            .wait(|waiter, reply| Message::Acquire {
-                waiter,
-                model,
-                tenant: call.tenant.clone(),
-                class: call.class,
-                likes,
-                deadline,
-                reply,
-            })
-            .await?;
-        Ok((lease, route))
+        let granted = self.wait(|waiter, reply| Message::Acquire {
+            waiter,
+            model,
+            tenant: call.tenant.clone(),
+            class: call.class,
+            likes,
+            deadline,
+            reply,
+        });
+        Ok((granted.await?, route))
     }
 
     fn may_rescan(&self) -> bool {
