@@ -119,7 +119,7 @@ impl Models {
             .iter()
             .filter(|model| model.preload)
         {
-            let Some(definition) = self.view().definitions.get(&model.id).cloned() else {
+            let Some(definition) = self.view().catalog.definitions.get(&model.id).cloned() else {
                 continue;
             };
             let (models, token) = (self.clone(), token.clone());
@@ -218,14 +218,14 @@ impl Models {
     /// The files that are the model's alone, and their size.
     async fn own_files(&self, model: &ModelId) -> Result<(Vec<PathBuf>, u64)> {
         let view = self.view();
-        let Some(definition) = view.definitions.get(model).cloned() else {
+        let Some(definition) = view.catalog.definitions.get(model).cloned() else {
             return Err(routing::not_found(model.as_str(), std::iter::empty()));
         };
         if definition.origin == Origin::Configured {
             let message = format!("the configuration names the model {model}");
             return Err(Error::new(ErrorCode::ModelInUse, message));
         }
-        let others = view.definitions.values();
+        let others = view.catalog.definitions.values();
         let others: Vec<_> = others.filter(|other| other.id != *model).cloned().collect();
         let config = self.0.config.clone();
         let bytes = definition.file_bytes;
@@ -356,6 +356,7 @@ impl Models {
             .as_ref()
             .is_none_or(|id| *id == request.model_path);
         self.view()
+            .catalog
             .definitions
             .get(&id)
             .filter(|_| same_id)

@@ -94,6 +94,7 @@ impl Registry {
         if state != Some(State::Unloaded) || self.board.waiting_for(&id).next().is_some() {
             return;
         }
+        self.has_changed = true;
         match before {
             Some(definition) => self.adopt(Definition::clone(&definition), None),
             None => {
