@@ -186,22 +186,24 @@ impl Connection {
 
 async fn answered(socket: &Socket, received: &mut Received) -> Result<Head, WireError> {
     loop {
-        read(socket, received).await?;
+        if read(socket, received).await? == 0 {
+            return Err(closed());
+        }
         if let Some(head) = Head::read(received).map_err(io::Error::from)? {
             return Ok(head);
         }
     }
 }
 
-/// Reads what has come, and waits for it where nothing has.
-async fn read(socket: &Socket, received: &mut Received) -> Result<(), WireError> {
-    // More at once, the more comes.
-    let room = received.bytes.capacity().clamp(LEAST_READ, MOST_READ);
-    received.make_room(room);
-    match socket.read(&mut received.bytes).await? {
-        0 => Err(closed()),
-        _ => Ok(()),
+/// Reads what has come, and waits for it where nothing has; 0 at the end.
+async fn read(socket: &Socket, received: &mut Received) -> io::Result<usize> {
+    let mut room = received.bytes.capacity();
+    // More comes than was read at once.
+    if received.bytes.len() == room {
+        room *= 2;
     }
+    received.make_room(room.clamp(LEAST_READ, MOST_READ));
+    socket.read(&mut received.bytes).await
 }
 
 impl Response {
@@ -218,9 +220,10 @@ impl Response {
             match self.body.next(received).map_err(io::Error::from)? {
                 Piece::Data(data) => return Ok(Some(data)),
                 Piece::End => break,
-                Piece::More => match read(&connection.socket, received).await {
-                    Err(_) if self.body == Framing::Close => break,
-                    other => other?,
+                Piece::More => match read(&connection.socket, received).await? {
+                    0 if self.body == Framing::Close => break,
+                    0 => return Err(closed()),
+                    _ => {}
                 },
             }
         }
@@ -230,10 +233,14 @@ impl Response {
 
     /// Read to its end, the connection can be used again.
     fn end(&mut self) {
-        if let Some(connection) = self.connection.take()
+        if let Some(mut connection) = self.connection.take()
             && self.stays
             && connection.received.rest().is_empty()
         {
+            // What a large answer took isn't kept for small ones.
+            if connection.received.bytes.capacity() > LEAST_READ {
+                connection.received = Received::default();
+            }
             self.wire.keep(connection);
         }
     }
