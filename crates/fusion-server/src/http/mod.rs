@@ -17,19 +17,18 @@ mod queue;
 mod rag;
 mod window;
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    middleware,
-    response::IntoResponse,
     routing::{any, get, post},
 };
-use fusion_types::Error;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::layer::layer_fn;
 
 use crate::{config::Features, state::App};
 use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
-use context::Caller;
+use context::{Caller, Observed};
 pub(crate) use lanes::Lanes;
 pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
@@ -50,16 +49,11 @@ pub(crate) fn router(app: App) -> Router {
         ))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        // Bodies are bounded where they are read, with an answer that says so.
-        .layer(DefaultBodyLimit::disable())
-        .layer(CatchPanicLayer::custom(|_| {
-            Failure(Error::internal("the server met a fault of its own")).into_response()
-        }))
-        .layer(middleware::from_fn(context::observe))
-        .with_state(app)
+        .layer(layer_fn(Observed))
+        .with_state(Arc::new(app))
 }
 
-fn feature(enabled: bool, prefix: &str, routes: Router<App>) -> Router<App> {
+fn feature(enabled: bool, prefix: &str, routes: Router<Arc<App>>) -> Router<Arc<App>> {
     let routes = if enabled {
         routes
     } else {
@@ -70,7 +64,7 @@ fn feature(enabled: bool, prefix: &str, routes: Router<App>) -> Router<App> {
     Router::new().nest(prefix, routes)
 }
 
-fn operations() -> Router<App> {
+fn operations() -> Router<Arc<App>> {
     Router::new()
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
@@ -83,7 +77,7 @@ fn operations() -> Router<App> {
         .route("/internal/{*rest}", any(not_built))
 }
 
-fn openai() -> Router<App> {
+fn openai() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -115,7 +109,7 @@ fn openai() -> Router<App> {
         .route("/api/version", get(not_built))
 }
 
-fn fusion_routes() -> Router<App> {
+fn fusion_routes() -> Router<Arc<App>> {
     Router::new()
         .route("/orchestrate", post(fusion::orchestrate))
         .route("/workflows", get(fusion::list))
@@ -127,9 +121,13 @@ fn fusion_routes() -> Router<App> {
         .route("/runs/{*id}", any(not_built))
 }
 
-fn rag_routes() -> Router<App> {
+fn rag_routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/ingest", post(rag::ingest))
+        // Bodies are bounded where they are read, with an answer that says so.
+        .route(
+            "/ingest",
+            post(rag::ingest).layer(DefaultBodyLimit::disable()),
+        )
         .route("/query", post(rag::query))
         .route("/search", post(rag::search))
         .route(
@@ -152,7 +150,7 @@ fn rag_routes() -> Router<App> {
         .route("/conversations/{id}", any(not_built))
 }
 
-fn mcp_routes() -> Router<App> {
+fn mcp_routes() -> Router<Arc<App>> {
     Router::new()
         .route(
             "/jobs",
