@@ -5,13 +5,16 @@
     clippy::panic,
     reason = "a test that can't go on has failed"
 )]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod disk_full;
 mod durability;
 mod job_model;
 mod lifecycle;
 mod mongo;
+mod mongo_shared;
 mod privacy;
+mod redis;
 mod servers;
 mod speed;
 mod sqlite;
