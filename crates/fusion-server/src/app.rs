@@ -30,6 +30,7 @@ use crate::{
     config::{Config, Definition, Eviction, known_folders},
     drain::{Group, asked_to_stop},
     http,
+    leader::Candidate,
     media::{MediaLimits, Spool, WithMedia},
     memory,
     outgoing::{Allow, Guarded},
@@ -350,13 +351,17 @@ async fn start_workers(
         tracing::info!(jobs = released, "jobs of the run before go on");
     }
     let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
-    let runner = jobs.runner(RunnerConfig::new(owner));
+    let runner = jobs.runner(RunnerConfig::new(owner.clone()));
     group.spawn(runner.run(group.tasks.clone(), group.token.clone()));
-    group.spawn(
-        webhooks
-            .dispatcher()
-            .run(group.tasks.clone(), group.token.clone()),
-    );
+    let (webhooks, tasks) = (webhooks.clone(), group.tasks.clone());
+    let deliver = move |token| webhooks.dispatcher().run(tasks.clone(), token);
+    if storage.is_shared() {
+        // One server delivers for all: each would send everything.
+        let candidate = Candidate::new(storage.records.clone(), "webhooks", owner.0);
+        group.spawn(candidate.run(group.token.clone(), deliver));
+    } else {
+        group.spawn(deliver(group.token.clone()));
+    }
     group.spawn(sweep(storage.clone(), group.token.clone()));
     Ok(())
 }

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod drain;
 mod http;
+mod leader;
 mod media;
 mod memory;
 mod outgoing;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use fusion_types::{ErrorCode, Result};
 use tokio::{
     task::{Id, JoinError, JoinSet},
-    time,
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -53,6 +53,8 @@ impl Dispatcher {
     /// Delivers until the token is cancelled.
     pub async fn run(mut self, tasks: TaskTracker, token: CancellationToken) {
         let parts = Arc::clone(&self.parts);
+        // What other servers were asked to deliver again.
+        let mut reloads = time::interval_at(Instant::now() + TICK, TICK);
         while !token.is_cancelled() {
             let looked = self.look().await;
             self.start_due(&tasks);
@@ -67,6 +69,7 @@ impl Dispatcher {
                 () = token.cancelled() => {}
                 Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
                 () = parts.more.notified() => self.stale = true,
+                _ = reloads.tick() => self.stale = true,
                 () = time::sleep(until_due) => {}
                 () = news => {}
             }

@@ -5,6 +5,7 @@
     clippy::panic,
     reason = "a test that can't go on has failed"
 )]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod backup;
 mod disk_full;
@@ -13,7 +14,9 @@ mod history;
 mod job_model;
 mod lifecycle;
 mod mongo;
+mod mongo_shared;
 mod privacy;
+mod redis;
 mod servers;
 mod speed;
 mod sqlite;

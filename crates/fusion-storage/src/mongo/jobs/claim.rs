@@ -216,7 +216,7 @@ async fn take(store: &Mongo, claim: &Claim, found: &[JobId]) -> Result<Vec<JobRo
         "rev": one_more("rev"),
         "changes": one_more("changes"),
         "pending": { "$concatArrays": ["$pending", [entry]] },
-        "pending_since": { "$min": ["$pending_since", "$$NOW"] },
+        "pending_since": { "$ifNull": ["$pending_since", "$$NOW"] },
     });
     let collection = store.collection(JOBS);
     let taken = collection

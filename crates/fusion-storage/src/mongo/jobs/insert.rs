@@ -22,6 +22,8 @@ use crate::error::StoreError;
 
 /// Others may bring the same keys in meanwhile.
 const TRIES: u32 = 20;
+/// Milliseconds that two clocks may be apart.
+const CLOCKS_DIFFER: i64 = 2_000;
 
 /// What is to become of the jobs of one call, as far as it can be told before they are stored.
 struct Plan {
@@ -143,7 +145,7 @@ impl Jobs {
             let earlier = plan.rows.iter().map(|(row, _)| &row.state.job);
             let waits_for = dependencies::unfinished(self, new, earlier).await?;
             let input = self.input(new, inputs).await?;
-            let row = JobRow::new(new, input, waits_for, now);
+            let row = JobRow::new(&by_store_time(new, now), input, waits_for, now);
             let document = row.document(new)?;
             plan.answers.push(Planned::New(plan.rows.len()));
             plan.rows.push((row, document));
@@ -191,6 +193,19 @@ impl Jobs {
         let job = self.store.with_result(row).await?;
         Ok(Some(Inserted::Existing(job)))
     }
+}
+
+/// A server whose clock is off would put its jobs before or behind everybody else's, and let them wait for their time.
+fn by_store_time(new: &NewJob, now: Timestamp) -> NewJob {
+    let off = now.as_millis() - Timestamp::now().as_millis();
+    let mut new = new.clone();
+    if new.run_at <= new.created_at {
+        new.run_at = now;
+    }
+    if off.abs() > CLOCKS_DIFFER {
+        new.sort_key = new.sort_key.saturating_add(off);
+    }
+    new
 }
 
 fn check_ids(jobs: &[NewJob]) -> Result<(), StoreError> {

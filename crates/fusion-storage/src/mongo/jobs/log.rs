@@ -193,9 +193,10 @@ async fn forget(store: &Mongo, batch: &Batch, entries: Vec<String>) -> Result<()
     let is_moved = doc! { "$in": ["$$change.entry", entries] };
     let rest =
         doc! { "$filter": { "input": "$pending", "as": "change", "cond": { "$not": [is_moved] } } };
+    let oldest = doc! { "$let": { "vars": { "first": { "$arrayElemAt": ["$pending", 0] } }, "in": "$$first.at" } };
     let since = doc! { "$cond": [
         { "$gt": [{ "$size": "$pending" }, 0] },
-        { "$arrayElemAt": ["$pending.at", 0] },
+        oldest,
         "$$REMOVE",
     ] };
     let update = vec![

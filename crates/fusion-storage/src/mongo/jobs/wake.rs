@@ -83,12 +83,13 @@ impl Jobs {
     pub(super) async fn cancellation(&self, owner: &Owner) {
         let mut kicks = self.wake.kick.listen();
         loop {
+            // First, since who acts on a cancellation asks for the next while the job still carries the wish.
+            let _ = time::timeout(LOOK_FOR_CANCELLATIONS_EVERY, kicks.hear()).await;
             let wanted = doc! { "owner": &owner.0, "cancel_wanted": true, "status": "processing" };
             let found = self.store.collection(JOBS).find_one(wanted).await;
             if let Ok(Some(_)) = found {
                 return;
             }
-            let _ = time::timeout(LOOK_FOR_CANCELLATIONS_EVERY, kicks.hear()).await;
         }
     }
 }
