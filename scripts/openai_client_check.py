@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""The official openai package against a fusiond that this starts: models, chat, streams, embeddings, error classes.
+"""The official openai package against a fusiond that this starts: models, chat, streams, embeddings, files, batches, error classes.
 
 With FUSIOND_URL it uses that server instead, where models named smollm2 and minilm have to be there.
 """
 
 import base64
 import contextlib
+import json
 import math
 import os
 import struct
 import sys
+import time
 
 sys.dont_write_bytecode = True
 
@@ -17,6 +19,7 @@ import openai  # noqa: E402
 from fusiond import Failed, Server  # noqa: E402
 
 CHAT, EMBEDDER = "smollm2", "minilm"
+BATCH_SECONDS = 300
 QUESTION = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "What is the capital of France?"},
@@ -26,7 +29,7 @@ QUESTION = [
 def main():
     with running_server() as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        for check in (models, chat, stream, stream_with_usage, embeddings, errors):
+        for check in (models, chat, stream, stream_with_usage, embeddings, files, batches, bad_batch, cancelled_batch, errors):
             check(client)
             print(f"ok  {check.__name__.replace('_', ' ')}")
     print(f"openai {openai.__version__} works")
@@ -86,6 +89,96 @@ def embeddings(client):
     coded = client.embeddings.create(model=EMBEDDER, input=texts[0], encoding_format="base64").data[0].embedding
     decoded = struct.unpack("<384f", base64.b64decode(coded)) if isinstance(coded, str) else coded
     expect(all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(plain, decoded)), "float and base64 differ")
+
+
+def files(client):
+    made = client.files.create(file=("notes.txt", b"some notes"), purpose="user_data")
+    expect(made.bytes == 10 and made.filename == "notes.txt" and made.status == "processed", f"the file is {made}")
+    expect(client.files.retrieve(made.id).id == made.id, "retrieve answers another file")
+    expect(client.files.content(made.id).read() == b"some notes", "the content is another")
+    more = [client.files.create(file=("a", b"a"), purpose="user_data").id for _ in range(3)]
+    # The package asks for the next pages by itself.
+    listed = [file.id for file in client.files.list(purpose="user_data", limit=2)]
+    expect(listed == more[::-1] + [made.id], f"the list has {listed}")
+    for file_id in listed:
+        expect(client.files.delete(file_id).deleted, "delete says it is not")
+    raises(openai.NotFoundError, "file_not_found", lambda: client.files.retrieve(made.id))
+    raises(openai.BadRequestError, None, lambda: client.files.create(file=("a", b"a"), purpose="homework"))
+
+
+def batches(client):
+    """One for each endpoint; a line's answer is what the route itself answers."""
+    prompt = {"model": CHAT, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+    chat = {"model": CHAT, "messages": QUESTION, "max_tokens": 8, "temperature": 0}
+    vector = {"model": EMBEDDER, "input": ["A cat sleeps on the sofa."], "encoding_format": "float"}
+    cases = (
+        ("/v1/chat/completions", chat, lambda: client.chat.completions.create(**chat).choices[0].message.content),
+        ("/v1/completions", prompt, lambda: client.completions.create(**prompt).choices[0].text),
+        ("/v1/embeddings", vector, lambda: client.embeddings.create(**vector).data[0].embedding),
+    )
+    for endpoint, body, ask in cases:
+        batch = ended(client, begun(client, endpoint, [body, body]))
+        expect(batch.status == "completed", f"the batch is {batch}")
+        counts = batch.request_counts
+        expect((counts.total, counts.completed, counts.failed) == (2, 2, 0), f"the counts are {counts}")
+        expect(batch.error_file_id is None, "there is an error file")
+        lines = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+        expect(sorted(line["custom_id"] for line in lines) == ["line-0", "line-1"], f"the lines are {lines}")
+        for line in lines:
+            expect(line["response"]["status_code"] == 200 and line["error"] is None, f"the line is {line}")
+            answer, expected = line["response"]["body"], ask()
+            if endpoint == "/v1/embeddings":
+                expect(cosine(answer["data"][0]["embedding"], expected) > 0.9999, "the vector is another")
+            elif endpoint == "/v1/completions":
+                expect(answer["choices"][0]["text"] == expected, f"the text is {answer}, not {expected!r}")
+            else:
+                openai.types.chat.ChatCompletion.model_validate(answer)
+                said = answer["choices"][0]["message"]["content"]
+                expect(said == expected, f"the answer is {said!r}, not {expected!r}")
+    listed = client.batches.list(limit=2)
+    expect(len(list(listed)) >= len(cases), "the list has too few batches")
+
+
+def bad_batch(client):
+    good = {"model": CHAT, "messages": QUESTION}
+    batch = ended(client, begun(client, "/v1/chat/completions", [good, {**good, "model": "no-such-model"}]))
+    expect(batch.status == "failed", f"the batch is {batch}")
+    error = batch.errors.data[0]
+    expect((error.code, error.line, error.param) == ("model_not_found", 2, "body.model"), f"the error is {error}")
+    raises(openai.NotFoundError, "batch_not_found", lambda: client.batches.retrieve("batch_1"))
+
+
+def cancelled_batch(client):
+    slow = {"model": CHAT, "messages": QUESTION, "max_tokens": 200, "temperature": 1}
+    batch = begun(client, "/v1/chat/completions", [slow] * 100)
+    in_use = batch.input_file_id
+    raises(openai.ConflictError, "file_in_use", lambda: client.files.delete(in_use))
+    expect(client.batches.cancel(batch.id).status == "cancelling", "cancel answers another status")
+    batch = ended(client, batch)
+    expect(batch.status == "cancelled", f"the batch is {batch}")
+    lines = client.files.content(batch.error_file_id).text.splitlines()
+    expect(all(json.loads(line)["error"]["code"] == "batch_cancelled" for line in lines), "a line was not cancelled")
+    raises(openai.ConflictError, "batch_finished", lambda: client.batches.cancel(batch.id))
+
+
+def begun(client, endpoint, bodies):
+    lines = [
+        json.dumps({"custom_id": f"line-{n}", "method": "POST", "url": endpoint, "body": body}) for n, body in enumerate(bodies)
+    ]
+    file = client.files.create(file=("lines.jsonl", "\n".join(lines).encode()), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"check": "yes"}
+    )
+    expect(batch.metadata == {"check": "yes"}, f"the metadata is {batch.metadata}")
+    return batch
+
+
+def ended(client, batch):
+    deadline = time.monotonic() + BATCH_SECONDS
+    while (batch := client.batches.retrieve(batch.id)).status not in ("completed", "failed", "expired", "cancelled"):
+        expect(time.monotonic() < deadline, f"the batch is still {batch.status}")
+        time.sleep(0.2)
+    return batch
 
 
 def errors(client):

@@ -10,6 +10,8 @@ use std::{
 
 use fusion_models::{EvictionPolicy, KnownFolders, MemoryReader, ModelDefinition, Models};
 use fusion_orchestrator::{
+    batch::{self, Batches},
+    files::{Files, FilesConfig},
     jobs::{self, Jobs, LocalOperations, RunnerConfig},
     rag::{Rag, RagConfig},
     webhook::{self, Webhooks},
@@ -81,6 +83,20 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         Arc::new(operations),
         jobs_config(&config),
     );
+    let files = Files::new(
+        storage.records.clone(),
+        storage.blobs.clone(),
+        FilesConfig {
+            ttl: config.files.ttl,
+        },
+    );
+    let batches = Batches::new(
+        storage.records.clone(),
+        files.clone(),
+        jobs.clone(),
+        Arc::new(http::OpenAi),
+        batch_config(&config),
+    );
     let webhooks = Webhooks::new(
         storage.records.clone(),
         storage.jobs.clone(),
@@ -88,6 +104,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         webhook_config(&config, &storage).await?,
     );
     start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
+    start_batches(&batches, &files, &groups.workers).await?;
 
     let limits = Limits {
         max_body: config.server.max_body,
@@ -99,6 +116,8 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         rag,
         workflows,
         jobs,
+        files,
+        batches,
         webhooks,
         storage: storage.clone(),
         features: config.features,
@@ -323,6 +342,14 @@ fn jobs_config(config: &Config) -> jobs::Config {
     }
 }
 
+fn batch_config(config: &Config) -> batch::Config {
+    batch::Config {
+        most_lines: config.batches.most_lines,
+        window: config.batches.window,
+        ttl: config.batches.ttl,
+    }
+}
+
 async fn webhook_config(config: &Config, storage: &Storage) -> Result<webhook::Config> {
     let default_secret = match &config.webhooks.secret {
         Some(secret) => secret.clone(),
@@ -364,6 +391,29 @@ async fn start_workers(
     }
     group.spawn(sweep(storage.clone(), group.token.clone()));
     Ok(())
+}
+
+async fn start_batches(batches: &Batches, files: &Files, group: &Group) -> Result<()> {
+    // As for jobs: the folder's lock says that no other server works on a batch.
+    batches.release_all_leases().await?;
+    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
+    let worker = batches.worker(owner);
+    group.spawn(worker.run(group.tasks.clone(), group.token.clone()));
+    group.spawn(sweep_files(files.clone(), group.token.clone()));
+    Ok(())
+}
+
+/// Removes files that have expired, and bytes that never became a file.
+async fn sweep_files(files: Files, token: tokio_util::sync::CancellationToken) {
+    loop {
+        if let Err(error) = files.sweep().await {
+            tracing::warn!(%error, "can't sweep files");
+        }
+        let pause = tokio::time::sleep(SWEEP_EVERY);
+        if token.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Removes what has expired, for as long as the server runs.

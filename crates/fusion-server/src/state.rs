@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use fusion_models::Models;
-use fusion_orchestrator::{jobs::Jobs, rag::Rag, webhook::Webhooks, workflow::Workflows};
+use fusion_orchestrator::{
+    batch::Batches, files::Files, jobs::Jobs, rag::Rag, webhook::Webhooks, workflow::Workflows,
+};
 use fusion_storage::Storage;
 use fusion_types::inference::Inference;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -20,6 +22,8 @@ pub(crate) struct App {
     pub(crate) rag: Rag,
     pub(crate) workflows: Workflows,
     pub(crate) jobs: Jobs,
+    pub(crate) files: Files,
+    pub(crate) batches: Batches,
     pub(crate) webhooks: Webhooks,
     pub(crate) storage: Storage,
     pub(crate) features: Features,

@@ -4,6 +4,7 @@
 //! chunk changes, and are safe to lose.
 
 mod backup;
+mod blobs;
 mod error;
 mod index;
 mod job_state;
@@ -20,10 +21,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use fusion_types::{
     Result,
+    blob::BlobStore,
     store::{ChunkIndex, DocumentStore, JobStore, RecordStore},
 };
 
 use crate::{
+    blobs::folder::FolderBlobs,
     index::{exact::ExactIndex, keyword::KeywordIndex},
     kick::Kick,
     lock::{FolderLock, lock_folder},
@@ -62,6 +65,8 @@ pub struct Storage {
     pub jobs: Arc<dyn JobStore>,
     pub documents: Arc<dyn DocumentStore>,
     pub records: Arc<dyn RecordStore>,
+    /// Files, with the state: in a folder beside SQLite, in MongoDB in parts.
+    pub blobs: Arc<dyn BlobStore>,
     /// Exact nearest neighbours; empty at start, filled from [`DocumentStore::index_changes`].
     pub dense: Arc<dyn ChunkIndex>,
     /// BM25; empty at start, filled from [`DocumentStore::index_changes`].
@@ -114,10 +119,13 @@ pub async fn open(config: &Config) -> Result<Storage> {
 
 async fn open_sqlite(config: &Config) -> Result<Storage> {
     let store = Arc::new(Sqlite::open(&config.data_dir).await?);
+    // After the folder's lock: what is swept there is nobody else's.
+    let blobs = FolderBlobs::open(&config.data_dir.join("blobs")).await?;
     Ok(Storage {
         jobs: Arc::new(sqlite::jobs::Jobs::new(Arc::clone(&store))),
         documents: Arc::new(sqlite::documents::Documents::new(Arc::clone(&store))),
         records: Arc::new(sqlite::records::Records::new(Arc::clone(&store))),
+        blobs: Arc::new(blobs),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
         backend: Backend::Sqlite(store),
@@ -141,6 +149,7 @@ async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
         jobs,
         documents: Arc::new(mongo::documents::Documents::new(Arc::clone(&store))),
         records: Arc::new(mongo::records::Records::new(Arc::clone(&store))),
+        blobs: Arc::new(mongo::files::Files::new(Arc::clone(&store))),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
         backend: Backend::Mongo(Arc::new(Shared {

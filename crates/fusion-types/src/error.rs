@@ -106,11 +106,15 @@ codes! {
     DocumentNotFound = "document_not_found", 404, false;
     WebhookNotFound = "webhook_not_found", 404, false;
     DeliveryNotFound = "delivery_not_found", 404, false;
+    FileNotFound = "file_not_found", 404, false;
+    BatchNotFound = "batch_not_found", 404, false;
     FeatureDisabled = "feature_disabled", 404, false;
     MethodNotAllowed = "method_not_allowed", 405, false;
     ModelAlreadyLoaded = "model_already_loaded", 409, false;
     ModelInUse = "model_in_use", 409, true;
     JobFinished = "job_finished", 409, false;
+    BatchFinished = "batch_finished", 409, false;
+    FileInUse = "file_in_use", 409, true;
     PayloadGone = "payload_gone", 409, false;
     EmbeddingModelMismatch = "embedding_model_mismatch", 409, false;
     NameReserved = "name_reserved", 409, false;

@@ -46,6 +46,11 @@ ids! {
     DeliveryId = "dlv-";
     DocumentId = "doc-";
     ChunkId = "chunk-";
+    FileId = "file-";
+    /// Names a file's bytes in a [`crate::blob::BlobStore`]; never from a client.
+    BlobId = "blob-";
+    /// With an underscore, as OpenAI's clients know it.
+    BatchId = "batch_";
     /// Echoed in `X-Request-ID`; may come from the client.
     RequestId = "req-";
 }

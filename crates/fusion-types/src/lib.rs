@@ -3,6 +3,7 @@
 //! No I/O and no runtime: `fusion-models`, `fusion-orchestrator` and `fusion-storage` see each other only through what
 //! stands here. A type belongs here when two siblings need it, and not before.
 
+pub mod blob;
 mod bounds;
 pub mod call;
 pub mod chat;

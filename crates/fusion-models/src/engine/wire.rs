@@ -1,8 +1,8 @@
 //! HTTP/1.1 over a child's socket or port, each connection driven by the task that uses it.
 //!
 //! Of HTTP a child needs little: one request at a time, whole, and an answer that is read as it comes. A client library
-//! for all of HTTP hands every request and every piece of an answer from one task or state machine to another; that was a
-//! quarter of what a request cost. Here the caller's task moves the bytes itself.
+//! for all of HTTP hands every request and every piece of an answer from one task or state machine to another, for a
+//! seventh of what a request cost. Here the caller's task moves the bytes itself.
 
 mod message;
 mod socket;

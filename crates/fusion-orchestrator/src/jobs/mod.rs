@@ -20,6 +20,7 @@ mod changes;
 mod estimate;
 mod follow;
 mod group;
+mod grouped;
 mod live;
 mod operation;
 mod queue;
@@ -39,6 +40,7 @@ pub use runner::{Runner, RunnerConfig};
 pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 
 pub(crate) use changes::wait_for_changes;
+pub(crate) use grouped::{Group, Member};
 use live::Live;
 use queue::QueueLength;
 use turns::Turns;

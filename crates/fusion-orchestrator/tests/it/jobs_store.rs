@@ -77,6 +77,10 @@ impl MemoryJobs {
         find(&mut self.rows(), id).unwrap().job.clone()
     }
 
+    pub(crate) fn job_count(&self) -> usize {
+        self.rows().len()
+    }
+
     /// Sort key, run_at and the like of a job as it was handed in.
     pub(crate) fn handed_in(&self, id: &JobId) -> NewJob {
         find(&mut self.rows(), id).unwrap().new.clone()

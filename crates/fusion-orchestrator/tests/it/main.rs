@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod batch;
+mod batch_setup;
+mod files;
 mod jobs;
 mod jobs_follow;
 mod jobs_operations;

@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) launch: Option<Launch>,
     pub(crate) features: Features,
     pub(crate) jobs: Jobs,
+    pub(crate) files: Files,
+    pub(crate) batches: Batches,
     pub(crate) webhooks: Webhooks,
     pub(crate) outgoing_allow: Vec<String>,
     pub(crate) media: Media,
@@ -141,6 +143,20 @@ pub(crate) struct Jobs {
     pub(crate) max_attempts: u32,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Files {
+    /// Of what batches read and write.
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batches {
+    pub(crate) most_lines: u64,
+    pub(crate) window: Duration,
+    /// Of a batch that has ended.
+    pub(crate) ttl: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Webhooks {
     pub(crate) timeout: Duration,
@@ -208,6 +224,14 @@ impl Config {
                 mcp: reader.take("features.mcp"),
             },
             jobs: Jobs::take(reader),
+            files: Files {
+                ttl: days(reader, "files.ttl_days"),
+            },
+            batches: Batches {
+                most_lines: reader.take("batches.max_lines"),
+                window: seconds(reader, "batches.window_seconds"),
+                ttl: days(reader, "batches.ttl_days"),
+            },
             webhooks: Webhooks {
                 timeout: seconds(reader, "webhooks.timeout_seconds"),
                 retry_count: reader.take("webhooks.retry_count"),
@@ -373,9 +397,8 @@ fn lora(reader: &mut Reader) -> Vec<Value> {
 
 impl Jobs {
     fn take(reader: &mut Reader) -> Self {
-        let days: u64 = reader.take("jobs.ttl_days");
         Self {
-            ttl: Duration::from_secs(days.saturating_mul(86_400)),
+            ttl: days(reader, "jobs.ttl_days"),
             max_queued: reader.take("jobs.max_queued"),
             parallel: reader.take("jobs.parallel"),
             timeout: seconds(reader, "jobs.timeout_seconds"),
@@ -429,6 +452,10 @@ fn seconds(reader: &mut Reader, key: &str) -> Duration {
 
 fn hours(reader: &mut Reader, key: &str) -> Duration {
     Duration::from_secs(reader.take::<u64>(key).saturating_mul(3600))
+}
+
+fn days(reader: &mut Reader, key: &str) -> Duration {
+    Duration::from_secs(reader.take::<u64>(key).saturating_mul(86_400))
 }
 
 fn megabytes(reader: &mut Reader, key: &str) -> usize {

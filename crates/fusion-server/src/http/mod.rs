@@ -32,7 +32,8 @@ use context::{Caller, Observed};
 pub(crate) use lanes::Lanes;
 pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
-use openai::{adapters, chat, completions, embeddings, models, rerank};
+pub(crate) use openai::OpenAi;
+use openai::{adapters, batches, chat, completions, embeddings, files, models, rerank};
 
 pub(crate) fn router(app: App) -> Router {
     let Features { fusion, rag, mcp } = app.features;
@@ -96,10 +97,12 @@ fn openai() -> Router<Arc<App>> {
         .route("/v1/images/{*operation}", post(not_built))
         .route("/v1/audio/{*operation}", post(not_built))
         .route("/v1/adapters", get(adapters::list))
-        .route("/v1/files", any(not_built))
-        .route("/v1/files/{*id}", any(not_built))
-        .route("/v1/batches", any(not_built))
-        .route("/v1/batches/{*id}", any(not_built))
+        .route("/v1/files", post(files::create).get(files::list))
+        .route("/v1/files/{id}", get(files::get).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/batches", post(batches::create).get(batches::list))
+        .route("/v1/batches/{id}", get(batches::get))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/api/tags", get(not_built))
         .route("/api/chat", post(not_built))
         .route("/api/generate", post(not_built))

@@ -13,6 +13,7 @@
 
 mod arrows;
 mod bad_input;
+mod batches;
 mod budget;
 mod cgroup;
 mod chat;
@@ -20,6 +21,7 @@ mod choices;
 mod client;
 #[path = "../../../fusion-storage/tests/it/servers.rs"]
 mod databases;
+mod files;
 mod foreign;
 mod front_door;
 #[path = "../../../fusion-types/tests/it/hostile.rs"]

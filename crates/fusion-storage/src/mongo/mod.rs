@@ -4,6 +4,7 @@
 
 mod blobs;
 pub(crate) mod documents;
+pub(crate) mod files;
 pub(crate) mod jobs;
 pub(crate) mod records;
 mod schema;

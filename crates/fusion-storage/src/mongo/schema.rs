@@ -14,6 +14,8 @@ pub(super) const CHANGES: &str = "job_changes";
 /// Where the change log's swept part ends.
 pub(super) const CONTROL: &str = "control";
 pub(super) const BLOBS: &str = "blobs";
+pub(super) const FILES: &str = "files";
+pub(super) const FILE_PARTS: &str = "file_parts";
 pub(super) const WEBHOOKS: &str = "webhooks";
 pub(super) const RECORDS: &str = "records";
 pub(super) const COLLECTIONS: &str = "rag_collections";
@@ -29,13 +31,14 @@ const TTL_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// What the database says.
 pub(super) async fn prepare(database: &Database) -> Result<()> {
     // Made at once, since a transaction can't make some of them on its way.
-    for name in [CONTROL, DROPPED] {
+    for name in [CONTROL, DROPPED, FILES] {
         create(database, name).await?;
     }
     for (name, indexes) in [
         (JOBS, jobs()),
         (CHANGES, changes()),
         (BLOBS, blobs()),
+        (FILE_PARTS, file_parts()),
         (WEBHOOKS, records()),
         (RECORDS, records()),
         (COLLECTIONS, collections()),
@@ -116,6 +119,13 @@ fn changes() -> Vec<IndexModel> {
 
 fn blobs() -> Vec<IndexModel> {
     vec![unique(doc! { "blob": 1, "part": 1 })]
+}
+
+fn file_parts() -> Vec<IndexModel> {
+    vec![
+        unique(doc! { "file": 1, "part": 1 }),
+        expiring("unfinished_since"),
+    ]
 }
 
 fn records() -> Vec<IndexModel> {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use fusion_storage::{Config, open};
-use fusion_types::{ErrorCode, Tenant, job::NewJob};
+use fusion_types::{ErrorCode, Tenant, id::BlobId, job::NewJob};
+use futures::StreamExt;
 use serde_json::json;
 
 use crate::suite::jobs::{insert, new_job};
@@ -93,6 +94,16 @@ async fn child_fills_its_disk() {
     assert_eq!(refused.code, ErrorCode::StoreUnavailable, "{refused}");
     assert!(!storage.is_healthy().await);
     assert!(ids.len() > 10);
+    let file = futures::stream::iter([Ok(vec![1; 1 << 20].into())]).boxed();
+    let refused = storage.blobs.put(&BlobId::generate(), file).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StoreUnavailable, "{refused}");
+    let blobs = Path::new(&folder).join("blobs");
+    assert_eq!(
+        std::fs::read_dir(blobs.join("incoming")).unwrap().count(),
+        0
+    );
+    assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 1);
     for id in &ids {
         assert!(jobs.get(&Tenant::default(), id).await.unwrap().is_some());
     }

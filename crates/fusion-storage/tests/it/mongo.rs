@@ -68,6 +68,15 @@ macro_rules! run {
     };
 }
 
+run! { files_run, blobs:
+    blobs::a_file_is_read_as_it_was_written,
+    blobs::a_large_file_is_read_from_anywhere,
+    blobs::an_empty_file_is_a_file,
+    blobs::a_source_that_breaks_off_leaves_nothing,
+    blobs::what_is_deleted_is_gone,
+    blobs::no_path_is_an_id,
+}
+
 run! { jobs_run, jobs:
     jobs::a_job_runs_from_queue_to_result,
     jobs::claims_are_exclusive_and_in_order,

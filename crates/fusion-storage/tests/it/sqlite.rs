@@ -67,6 +67,15 @@ run! { records:
     records::expired_records_are_hidden_then_swept,
 }
 
+run! { blobs:
+    blobs::a_file_is_read_as_it_was_written,
+    blobs::a_large_file_is_read_from_anywhere,
+    blobs::an_empty_file_is_a_file,
+    blobs::a_source_that_breaks_off_leaves_nothing,
+    blobs::what_is_deleted_is_gone,
+    blobs::no_path_is_an_id,
+}
+
 run! { documents:
     documents::a_collection_is_made_once,
     documents::a_version_replaces_the_one_before,

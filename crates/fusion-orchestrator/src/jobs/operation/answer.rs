@@ -4,6 +4,7 @@ use fusion_types::{
     Error, ErrorCode, Result,
     chat::{ChatEvent, FinishReason, TokenLogprob, ToolCall, Usage, WholeAnswer},
     inference::Generation,
+    model::ModelId,
 };
 use futures::StreamExt;
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub(super) const TYPICAL_TOKENS: u32 = 256;
 
 #[derive(Serialize)]
 struct Answer {
+    /// The model that answered, which a name such as `auto` doesn't tell.
+    model: ModelId,
     content: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reasoning_content: String,
@@ -46,6 +49,7 @@ pub(super) async fn whole(mut generation: Generation, progress: &Progress) -> Re
         return Err(Error::new(ErrorCode::EngineCrashed, message));
     };
     let answer = Answer {
+        model: generation.model,
         content: whole.content,
         reasoning_content: whole.reasoning_content,
         tool_calls: whole.tool_calls,

@@ -51,12 +51,16 @@ impl Embed {
     }
 
     pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
-        let vectors = inference.embed(call, self.0).await?.vectors;
+        let embedded = inference.embed(call, self.0).await?;
+        let vectors = embedded.vectors;
         let embeddings: Vec<Value> = vectors
             .rows()
             .map(|row| row.iter().copied().map(shortest).collect())
             .collect();
-        Ok(json!({ "embeddings": embeddings, "usage": Usage::new(vectors.tokens, 0) }))
+        let model = embedded.model;
+        Ok(
+            json!({ "model": model, "embeddings": embeddings, "usage": Usage::new(vectors.tokens, 0) }),
+        )
     }
 }
 

@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderName, HeaderValue},
     response::Response,
 };
-use fusion_types::{Call, Timestamp};
+use fusion_types::{Call, Timestamp, id::RequestId, job::Job};
 
 use super::choices::Choices;
 
@@ -22,12 +22,23 @@ pub(super) struct About {
 impl About {
     /// `prefix` says what kind of answer the id is of.
     pub(super) fn new(prefix: &str, call: &Call, choices: &Choices) -> Self {
-        let request_id = call.request_id.to_string();
+        let model = choices.model.to_string();
+        Self::at(prefix, &call.request_id, model, Timestamp::now())
+    }
+
+    /// Of an answer that a job made.
+    pub(super) fn of_job(prefix: &str, job: &Job, model: String) -> Self {
+        let made = job.completed_at.unwrap_or(job.created_at);
+        Self::at(prefix, &job.request_id, model, made)
+    }
+
+    fn at(prefix: &str, request_id: &RequestId, model: String, made: Timestamp) -> Self {
+        let request_id = request_id.to_string();
         let own = request_id.strip_prefix("req-").unwrap_or(&request_id);
         Self {
             id: format!("{prefix}-{own}"),
-            created: Timestamp::now().as_seconds(),
-            model: choices.model.to_string(),
+            created: made.as_seconds(),
+            model,
             request_id,
         }
     }

@@ -9,7 +9,10 @@ use axum::{
 };
 use fusion_types::{
     Result,
-    chat::{ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeChat},
+    chat::{
+        ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeAnswer,
+        WholeChat,
+    },
 };
 use serde_json::Value;
 
@@ -44,8 +47,13 @@ pub(crate) async fn create(
 
 async fn gather(choices: Choices, about: &About) -> Result<WholeChat<'_>> {
     let (answers, usage) = choices.gather().await?;
+    Ok(whole(about, answers, usage))
+}
+
+/// The answer that isn't streamed.
+pub(super) fn whole(about: &About, answers: Vec<WholeAnswer>, usage: Usage) -> WholeChat<'_> {
     let choices = answers.into_iter().enumerate();
-    Ok(WholeChat {
+    WholeChat {
         id: Some(&about.id),
         object: WholeChat::OBJECT,
         created: Some(about.created),
@@ -55,7 +63,7 @@ async fn gather(choices: Choices, about: &About) -> Result<WholeChat<'_>> {
             .collect(),
         usage,
         request_id: Some(&about.request_id),
-    })
+    }
 }
 
 struct ChatChunks {

@@ -49,6 +49,11 @@ pub(crate) async fn create(
 
 async fn gather(choices: Choices, about: &About) -> Result<TextChunk> {
     let (answers, usage) = choices.gather().await?;
+    whole(about, answers, usage)
+}
+
+/// The answer that isn't streamed.
+pub(super) fn whole(about: &About, answers: Vec<WholeAnswer>, usage: Usage) -> Result<TextChunk> {
     let choices: Result<Vec<_>> = answers.into_iter().enumerate().map(choice).collect();
     Ok(chunk(about, choices?, Some(usage)))
 }

@@ -8,25 +8,43 @@ use fusion_types::{
     Error, Result,
     embedding::{EmbedInput, EmbedRequest},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::{Answer, App, Caller, JsonBody};
 
 #[derive(Deserialize)]
 pub(crate) struct Body {
-    model: String,
-    input: EmbedInput,
+    pub(super) model: String,
+    pub(super) input: EmbedInput,
     #[serde(default)]
     encoding_format: Option<Encoding>,
     #[serde(default)]
     dimensions: Option<usize>,
     /// Cut what is too long, instead of refusing it.
     #[serde(default)]
-    truncate: bool,
+    pub(super) truncate: bool,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+impl Body {
+    pub(super) fn form(&self) -> Form {
+        Form {
+            encoding_format: self.encoding_format,
+            dimensions: self.dimensions,
+        }
+    }
+}
+
+/// How vectors are to be written.
+#[derive(Deserialize, Serialize)]
+pub(super) struct Form {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoding_format: Option<Encoding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dimensions: Option<usize>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Encoding {
     #[default]
@@ -43,25 +61,35 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody<Body>,
 ) -> Answer<Json<Value>> {
     check(&body.input)?;
+    let form = body.form();
     let request = EmbedRequest {
         model: body.model,
         input: body.input,
         truncate: body.truncate,
     };
     let embedded = app.inference.embed(&call, request).await?;
-    let rows = embedded.vectors.rows().enumerate().map(|(index, row)| {
-        let row = shorten(row, body.dimensions)?;
-        Ok(json!({ "object": "embedding", "index": index, "embedding": encode(&row, body.encoding_format) }))
-    });
-    let data = rows.collect::<Result<Vec<_>>>()?;
-    let tokens = embedded.vectors.tokens;
-    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
-    Ok(Json(
-        json!({ "object": "list", "data": data, "model": embedded.model, "usage": usage }),
-    ))
+    let vectors = &embedded.vectors;
+    let (model, tokens) = (embedded.model.as_str(), vectors.tokens);
+    Ok(Json(whole(model, vectors.rows(), tokens, &form)?))
 }
 
-fn check(input: &EmbedInput) -> Result<()> {
+/// The answer, of one vector an input.
+pub(super) fn whole<'a>(
+    model: &str,
+    vectors: impl Iterator<Item = &'a [f32]>,
+    tokens: u32,
+    form: &Form,
+) -> Result<Value> {
+    let rows = vectors.enumerate().map(|(index, row)| {
+        let row = shorten(row, form.dimensions)?;
+        Ok(json!({ "object": "embedding", "index": index, "embedding": encode(&row, form.encoding_format) }))
+    });
+    let data = rows.collect::<Result<Vec<_>>>()?;
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
+    Ok(json!({ "object": "list", "data": data, "model": model, "usage": usage }))
+}
+
+pub(super) fn check(input: &EmbedInput) -> Result<()> {
     match input.len() {
         0 => Err(Error::invalid(
             "input",

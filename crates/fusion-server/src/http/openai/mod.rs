@@ -2,10 +2,15 @@
 
 mod about;
 pub(crate) mod adapters;
+pub(crate) mod batches;
 pub(crate) mod chat;
 mod choices;
 pub(crate) mod completions;
+mod dialect;
 pub(crate) mod embeddings;
+pub(crate) mod files;
 pub(crate) mod models;
 pub(crate) mod rerank;
 mod stream;
+
+pub(crate) use dialect::OpenAi;

@@ -1,5 +1,6 @@
 //! What every backend must do: one suite a trait.
 
+pub(crate) mod blobs;
 pub(crate) mod documents;
 pub(crate) mod indexes;
 pub(crate) mod job_ends;

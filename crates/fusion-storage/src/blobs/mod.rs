@@ -1,0 +1,3 @@
+//! Files as bytes.
+
+pub(crate) mod folder;
