@@ -48,13 +48,23 @@ impl LineError {
         }
     }
 
-    /// Of a body that its operation refuses.
+    /// Of a body that its route refuses.
     pub(super) fn of_body(line: u64, error: &Error) -> Self {
-        let param = match error.param.as_deref() {
-            Some("model_id") => "body.model".to_owned(),
-            Some(field) => format!("body.{}", field.strip_prefix("input.").unwrap_or(field)),
-            None => "body".to_owned(),
+        Self::in_body(line, error, error.param.as_deref())
+    }
+
+    /// Of a body that its operation refuses, which knows it as a job's input.
+    pub(super) fn of_job(line: u64, error: &Error) -> Self {
+        let field = match error.param.as_deref() {
+            Some("model_id") => Some("model"),
+            Some(param) => param.strip_prefix("input."),
+            None => None,
         };
+        Self::in_body(line, error, field)
+    }
+
+    fn in_body(line: u64, error: &Error, field: Option<&str>) -> Self {
+        let param = field.map_or_else(|| "body".to_owned(), |field| format!("body.{field}"));
         Self::new(line, error.code.as_str(), Some(&param), &error.message)
     }
 }
@@ -195,9 +205,12 @@ mod tests {
 
     #[test]
     fn a_field_of_the_body_is_named_from_the_line_on() {
-        let error = LineError::of_body(3, &Error::invalid("input.messages", "bad"));
-        assert_eq!(error.param.as_deref(), Some("body.messages"));
-        let error = LineError::of_body(3, &Error::invalid("model_id", "bad"));
-        assert_eq!(error.param.as_deref(), Some("body.model"));
+        let param = |error: LineError| error.param.unwrap();
+        let of_job = |param: &str| LineError::of_job(3, &Error::invalid(param, "bad"));
+        assert_eq!(param(of_job("input.messages")), "body.messages");
+        assert_eq!(param(of_job("model_id")), "body.model");
+        assert_eq!(param(of_job("input")), "body");
+        let of_body = LineError::of_body(3, &Error::invalid("input", "bad"));
+        assert_eq!(param(of_body), "body.input");
     }
 }

@@ -104,7 +104,7 @@ fn check_line(
     parts
         .jobs
         .check(&work)
-        .map_err(|error| LineError::of_body(line.number, &error))
+        .map_err(|error| LineError::of_job(line.number, &error))
 }
 
 /// What a line asks for.

@@ -109,6 +109,7 @@ async fn each_operation_answers_in_its_shape() {
         (
             json!({"input": {"messages": [{"role": "user", "content": "Capital of France?"}]}}),
             json!({
+                "model": "talker",
                 "content": "Paris",
                 "finish_reason": "stop",
                 "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
@@ -117,6 +118,7 @@ async fn each_operation_answers_in_its_shape() {
         (
             json!({"operation": "embed", "model_id": "embedder", "input": {"input": ["a", "b"]}}),
             json!({
+                "model": "embedder",
                 "embeddings": [[0.0, 0.1], [1.0, 0.1]],
                 "usage": {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5},
             }),

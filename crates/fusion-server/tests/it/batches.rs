@@ -104,6 +104,19 @@ fn lasting(mut answer: Value) -> Value {
     answer
 }
 
+/// Numbers as the `f32` that they are of, however many digits they were written with.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => json!(number.as_f64().unwrap() as f32),
+        Value::Array(items) => items.into_iter().map(rounded).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, rounded(value)))
+            .collect(),
+        other => other,
+    }
+}
+
 #[tokio::test]
 async fn a_line_is_answered_as_its_route_would() {
     let home =
@@ -155,7 +168,7 @@ async fn a_line_is_answered_as_its_route_would() {
         // An engine that has read a prompt before says so.
         let mut expected = lasting(expected);
         expected["usage"] = body["usage"].clone();
-        assert_eq!(lasting(body.clone()), expected, "{url}");
+        assert_eq!(rounded(lasting(body.clone())), rounded(expected), "{url}");
     }
     let listed = client.look("/v1/batches?limit=4").await;
     assert_eq!(listed["data"].as_array().unwrap().len(), 4);
@@ -176,7 +189,7 @@ async fn a_bad_input_fails_with_its_lines_and_a_bad_request_at_once() {
     text += &line("url", "/v1/embeddings", &chat("echo"));
     text += &line("model", CHAT, &chat("nobody"));
     let mut hot = chat("echo");
-    hot["temperature"] = "hot".into();
+    hot["temperature"] = 3.into();
     text += &line("temperature", CHAT, &hot);
     let id = submit(&client, CHAT, text).await;
     let batch = ended(&client, &id).await;
@@ -202,7 +215,13 @@ async fn a_bad_input_fails_with_its_lines_and_a_bad_request_at_once() {
         expected
     );
     assert_eq!(errors[3]["param"], "body.model");
-    assert_eq!(errors[4]["param"], "body.temperature");
+    assert_eq!(errors[4]["param"], "body");
+    assert!(
+        errors[4]["message"]
+            .as_str()
+            .unwrap()
+            .contains("temperature")
+    );
 
     let refused = [
         (json!({"endpoint": CHAT, "completion_window": "24h"}), 400),
