@@ -9,7 +9,7 @@ BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build models demo test lint bench test-clients soak fuzz
+.PHONY: help setup build models demo test test-servers test-mongo lint bench test-clients soak chaos fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,15 @@ models: | setup ## fetch the demo models, checked by SHA-256 (QWEN=1: a 1.1 GB o
 demo: build models ## build, fetch models, start the server and tour it (DEMO_EXIT=1: end after the tour)
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 demo/tour.py
 
-test: models ## every test, those on real engines and real models included
+test-servers:
+	@scripts/test_servers.sh
+
+test-mongo: | setup ## the store's suites on the MongoDB that MONGO_URI names (MONGO_CASES=N sequences of the model)
+	@[ -n "$(MONGO_URI)" ] || { echo "MONGO_URI=mongodb://… make test-mongo" >&2; exit 1; }
+	cargo build --workspace --bins --tests
+	MONGO_URI="$(MONGO_URI)" cargo test --workspace --test it -- mongo::
+
+test: models test-servers ## every test, those on real engines and real models included
 	cargo build --workspace --bins --tests
 	cargo test --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -35,6 +43,7 @@ test: models ## every test, those on real engines and real models included
 		echo cargo test --workspace --bins --lib --tests; cargo test --workspace --bins --lib --tests; \
 	fi
 	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 100
+	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/chaos.py --rounds 5
 
 lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
 	cargo fmt --all --check
@@ -49,6 +58,9 @@ test-clients: build models ## the official openai Python package against a runni
 
 soak: build models ## five minutes of everything at once, with engines that crash and hang (FOR=N seconds)
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 scripts/soak.py --seconds $(or $(FOR),300)
+
+chaos: build ## jobs under kills, power cuts and stores that fail (ROUNDS=N kills)
+	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 scripts/chaos.py --rounds $(or $(ROUNDS),200)
 
 fuzz: ## many hostile bodies, chunks and event streams (CASES=N a property)
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test -p fusion-types -p fusion-models --lib --test it -- bodies sse translate

@@ -31,12 +31,12 @@ class Target:
 
 
 def missing_bytes(received):
-    """How much of an answer with a length is still to come; anything but 200 is an error."""
+    """How much of an answer with a length is still to come; anything but 200 and 202 is an error."""
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return 1
     head = bytes(received[:end]).lower()
-    if not head.startswith(b"http/1.1 200"):
+    if not head.startswith((b"http/1.1 200", b"http/1.1 202")):
         raise OSError(f"answered with: {bytes(received[:400]).decode(errors='replace')}")
     length = head.find(b"content-length:")
     if length < 0:
@@ -78,6 +78,36 @@ def throughput(target, connections, seconds):
         key.fileobj.close()
     selector.close()
     return rate
+
+
+def open_loop(target, connections, rate, seconds):
+    """Seconds from when each request was due to its answer, at a fixed rate: a server that stalls is charged for all that had to wait."""
+    selector = selectors.DefaultSelector()
+    free = [target.connect() for _ in range(connections)]
+    waiting, took, due = [], [], 0
+    started = time.perf_counter()
+    total = int(rate * seconds)
+    while len(took) < total:
+        now = time.perf_counter() - started
+        while due < total and due / rate <= now:
+            waiting.append(due / rate)
+            due += 1
+        while waiting and free:
+            connection = free.pop()
+            selector.register(connection, selectors.EVENT_READ, (bytearray(), waiting.pop(0)))
+            connection.sendall(target.request)
+        pause = max(0, due / rate - now) if due < total else 1
+        for key, _ in selector.select(pause):
+            received, at = key.data
+            received.extend(read(key.fileobj))
+            if missing_bytes(received) <= 0:
+                took.append(time.perf_counter() - started - at)
+                selector.unregister(key.fileobj)
+                free.append(key.fileobj)
+    for connection in free:
+        connection.close()
+    selector.close()
+    return took
 
 
 def read(connection):

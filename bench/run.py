@@ -19,6 +19,7 @@ import llama  # noqa: E402
 import overhead  # noqa: E402
 import router  # noqa: E402
 import prompts  # noqa: E402
+import queues  # noqa: E402
 import stall  # noqa: E402
 import swap  # noqa: E402
 from fusiond import Failed, executable  # noqa: E402
@@ -31,6 +32,7 @@ SECTIONS = {
     "prompts": prompts,
     "stall": stall,
     "swap": swap,
+    "queues": queues,
     "constrained": constrained,
 }
 RESULTS = ROOT / "bench/RESULTS.md"

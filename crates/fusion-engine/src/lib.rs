@@ -7,6 +7,7 @@ mod launch;
 mod parent;
 mod routes;
 mod serve;
+mod socket;
 mod sse;
 
 use async_trait::async_trait;

@@ -55,11 +55,11 @@ async fn chat<E: Engine>(
     let (model, streamed) = (request.model.clone(), request.stream);
     let events = engine.chat(request, class(&headers)).await?;
     if streamed {
-        Ok(sse::stream(events, move |event| {
-            sse::chat_chunk(&model, event)
+        Ok(sse::stream(events, move |said| {
+            sse::chat_chunk(&model, said)
         }))
     } else {
-        Ok(sse::gather_chat(model, events).await?)
+        Ok(sse::gather_chat(&model, events).await?)
     }
 }
 
@@ -72,8 +72,8 @@ async fn completions<E: Engine>(
     let (model, streamed) = (request.model.clone(), request.stream);
     let events = engine.complete(request, class(&headers)).await?;
     if streamed {
-        Ok(sse::stream(events, move |event| {
-            sse::text_chunk(&model, event)
+        Ok(sse::stream(events, move |said| {
+            sse::text_chunk(&model, said)
         }))
     } else {
         Ok(sse::gather_text(&model, events).await?)

@@ -23,6 +23,7 @@ use crate::{
     Command, Engine, Launch,
     launch::{Action, Address},
     parent, routes,
+    socket::Listener,
 };
 
 /// The whole of an engine's `main`. Logs go to standard error, answers to standard output.
@@ -105,7 +106,7 @@ async fn answer<E: Engine>(engine: Arc<E>, address: &Address, card: EngineCard) 
             let listener =
                 UnixListener::bind(path).map_err(|error| unavailable(path.display(), &error))?;
             ready()?;
-            until_terminated(axum::serve(listener, router)).await
+            until_terminated(axum::serve(Listener(listener), router)).await
         }
         (None, Some(address)) => {
             let listener = TcpListener::bind(address)

@@ -7,7 +7,7 @@ use axum::{
 };
 use fusion_types::{
     Error, Result,
-    chat::{ChatChunk, ChatEvent, ChunkChoice, FinishReason, WholeAnswer},
+    chat::{ChatChunk, ChatEvent, ChunkChoice, Delta, FinishReason, Usage, WholeAnswer, WholeChat},
     completion::{TextChoice, TextChunk, TextLogprobs},
     error::ErrorBody,
 };
@@ -20,7 +20,7 @@ use crate::ChatStream;
 /// Every event as it comes, then `[DONE]`; an error ends the stream without it. Dropping the response drops the generation.
 pub(crate) fn stream<T: Serialize>(
     events: ChatStream,
-    chunk: impl Fn(ChatEvent) -> T + Send + 'static,
+    chunk: impl Fn(Said) -> T + Send + 'static,
 ) -> Response {
     let events = events.map(Some).chain(stream::iter([None]));
     let pieces = events
@@ -47,32 +47,85 @@ pub(crate) fn stream<T: Serialize>(
 /// Events that are there together leave together; no event waits for another.
 const MOST_AT_ONCE: usize = 32;
 
+/// What one chunk says. What ends an answer goes along with the last of it where both are there, so that it is written and
+/// read once.
+#[derive(Default)]
+pub(crate) struct Said {
+    delta: Option<Delta>,
+    finish: Option<FinishReason>,
+    usage: Option<Usage>,
+}
+
+impl Said {
+    /// Adds an event, unless it doesn't come after what is said already: then it is given back.
+    fn add(&mut self, event: ChatEvent) -> Option<ChatEvent> {
+        let Self {
+            delta,
+            finish,
+            usage,
+        } = self;
+        match (event, &delta, &finish, &usage) {
+            (ChatEvent::Delta(said), None, None, None) => *delta = Some(said),
+            (ChatEvent::Finish(said), _, None, None) => *finish = Some(said),
+            (ChatEvent::Usage(said), _, _, None) => *usage = Some(said),
+            (event, ..) => return Some(event),
+        }
+        None
+    }
+
+    fn is_empty(&self) -> bool {
+        self.delta.is_none() && self.finish.is_none() && self.usage.is_none()
+    }
+}
+
 /// The lines of some events, of which `None` is the end; an error among them is the last line, and is told.
 fn piece<T: Serialize>(
-    chunk: &impl Fn(ChatEvent) -> T,
+    chunk: &impl Fn(Said) -> T,
     events: Vec<Option<Result<ChatEvent>>>,
 ) -> (String, bool) {
     let mut text = String::new();
+    let mut said = Said::default();
+    let write = |text: &mut String, said: Said| {
+        if !said.is_empty() {
+            text.push_str(&line(&chunk(said)));
+        }
+    };
     for event in events {
         match event {
-            Some(Ok(event)) => text.push_str(&line(&chunk(event))),
+            Some(Ok(event)) => {
+                if let Some(next) = said.add(event) {
+                    write(&mut text, std::mem::take(&mut said));
+                    said.add(next);
+                }
+            }
             Some(Err(error)) => {
+                write(&mut text, said);
                 text.push_str(&line(&ErrorBody::from(&error)));
                 return (text, true);
             }
-            None => text.push_str("data: [DONE]\n\n"),
+            None => {
+                write(&mut text, std::mem::take(&mut said));
+                text.push_str("data: [DONE]\n\n");
+            }
         }
     }
+    write(&mut text, said);
     (text, false)
 }
 
 /// The whole answer as one `chat.completion`.
-pub(crate) async fn gather_chat(model: String, events: ChatStream) -> Result<Response> {
+pub(crate) async fn gather_chat(model: &str, events: ChatStream) -> Result<Response> {
     let mut answer = whole(events).await?;
     let usage = std::mem::take(&mut answer.usage);
-    let choices = [answer.into_choice(0)];
-    let answer =
-        json!({ "object": "chat.completion", "model": model, "choices": choices, "usage": usage });
+    let answer = WholeChat {
+        id: None,
+        object: WholeChat::OBJECT,
+        created: None,
+        model,
+        choices: vec![answer.into_choice(0)],
+        usage,
+        request_id: None,
+    };
     Ok(axum::Json(answer).into_response())
 }
 
@@ -98,31 +151,31 @@ async fn whole(mut events: ChatStream) -> Result<WholeAnswer> {
     Ok(answer)
 }
 
-pub(crate) fn chat_chunk(model: &str, event: ChatEvent) -> ChatChunk {
-    let (choices, usage) = match event {
-        ChatEvent::Delta(delta) => (vec![ChunkChoice::delta(0, delta)], None),
-        ChatEvent::Finish(reason) => (vec![ChunkChoice::finish(0, reason)], None),
-        ChatEvent::Usage(usage) => (Vec::new(), Some(usage)),
-    };
+pub(crate) fn chat_chunk(model: &str, said: Said) -> ChatChunk {
+    let says = said.delta.is_some() || said.finish.is_some();
+    let choice = says.then(|| ChunkChoice {
+        finish_reason: said.finish,
+        ..ChunkChoice::delta(0, said.delta.unwrap_or_default())
+    });
     ChatChunk {
         id: String::new(),
         object: ChatChunk::OBJECT.to_owned(),
         created: 0,
         model: model.to_owned(),
-        choices,
-        usage,
+        choices: choice.into_iter().collect(),
+        usage: said.usage,
         request_id: None,
     }
 }
 
 /// Places of tokens are counted by the server, which sees the whole text.
-pub(crate) fn text_chunk(model: &str, event: ChatEvent) -> TextChunk {
-    let (choices, usage) = match event {
-        ChatEvent::Delta(delta) => (vec![TextChoice::delta(0, delta, 0)], None),
-        ChatEvent::Finish(reason) => (vec![TextChoice::finish(0, reason)], None),
-        ChatEvent::Usage(usage) => (Vec::new(), Some(usage)),
-    };
-    TextChunk::new(model, choices, usage)
+pub(crate) fn text_chunk(model: &str, said: Said) -> TextChunk {
+    let says = said.delta.is_some() || said.finish.is_some();
+    let choice = says.then(|| TextChoice {
+        finish_reason: said.finish,
+        ..TextChoice::delta(0, said.delta.unwrap_or_default(), 0)
+    });
+    TextChunk::new(model, choice.into_iter().collect(), said.usage)
 }
 
 fn line(value: &impl serde::Serialize) -> String {

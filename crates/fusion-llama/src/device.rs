@@ -3,7 +3,7 @@
 use fusion_engine::{Launch, types::Result};
 use llama_cpp_4::model::params::LlamaModelParams;
 
-use crate::options;
+use crate::{matmul, options};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Device {
@@ -28,8 +28,9 @@ impl Device {
         })
     }
 
-    pub(crate) fn model_params(self) -> LlamaModelParams {
-        let params = LlamaModelParams::default();
+    /// `gains_by_repacking`: whether llama.cpp should keep tensors in an order of its own, in memory beside the mapped file.
+    pub(crate) fn model_params(self, gains_by_repacking: bool) -> LlamaModelParams {
+        let params = matmul::model_params(gains_by_repacking);
         match self.gpu_layers {
             Some(layers) => params.with_n_gpu_layers(layers),
             None => params,

@@ -69,7 +69,7 @@ impl Engine for Llama {
         let mut fingerprint = adapters.fingerprint(source.fingerprint.clone());
         let model = Arc::new(model_file::load(
             &source.path,
-            &source.model_params(shape.device),
+            &source.model_params(shape.device, &gguf),
         )?);
         if !gguf.is_causal() || model.has_encoder() || !model.has_decoder() {
             let why = "it is not a model that continues text; a model that makes vectors is loaded as embeddings";
@@ -147,7 +147,10 @@ impl Engine for Llama {
         let shape = Shape::of(launch, &gguf)?;
         let adapters = Adapters::of(launch, &gguf)?;
         let tensors = repack::tensor_bytes(launch, &gguf)?;
-        let (model, context) = (shape.device.model_params(), shape.context_params());
+        let (model, context) = (
+            shape.device.model_params(gguf.gains_by_repacking),
+            shape.context_params(),
+        );
         let mut estimate = model_file::estimate(&launch.model, tensors, &model, &context)?;
         estimate.weights_bytes += adapters.bytes;
         estimate.compute_bytes += shape.stowed_bytes;

@@ -17,6 +17,7 @@ mod grammar;
 mod llama;
 mod logprobs;
 mod loose;
+mod matmul;
 mod media;
 mod model_file;
 mod off_thread;

@@ -68,8 +68,8 @@ impl Source {
     }
 
     /// A converted file is read and not mapped: its pages are this process's own, and are counted as such.
-    pub(crate) fn model_params(&self, device: Device) -> LlamaModelParams {
-        let params = device.model_params();
+    pub(crate) fn model_params(&self, device: Device, gguf: &Gguf) -> LlamaModelParams {
+        let params = device.model_params(self.converted || gguf.gains_by_repacking);
         if self.converted {
             params.with_load_mode(LlamaLoadMode::None)
         } else {

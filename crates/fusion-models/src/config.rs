@@ -29,7 +29,7 @@ pub struct Config {
     pub budget_bytes: u64,
     /// Where the machine's own memory is read, which can make the budget smaller; not looked at when not given.
     pub memory: Option<MemoryReader>,
-    /// The most models that may be resident together.
+    /// The most models that may be loaded together; one that is ending has left its place.
     pub max_models: Option<usize>,
     pub eviction: EvictionPolicy,
     /// A model unused for so long is unloaded; never when not given.

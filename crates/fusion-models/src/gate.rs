@@ -224,7 +224,12 @@ impl Gate {
         let process = inside.process.as_ref()?;
         Some(Usage {
             incarnation: process.incarnation,
-            slots: process.slots,
+            // The registry may not have heard of its end yet.
+            slots: if process.engine.life.is_over() {
+                0
+            } else {
+                process.slots
+            },
             leases: inside.leases,
             last_used: inside.last_used,
             service: inside.service,

@@ -13,6 +13,7 @@ use fusion_types::{
     chat::{ChatEvent, ChatRequest, Message, Role},
     completion::CompletionRequest,
     embedding::EmbedRequest,
+    engine::TokenizeRequest,
     inference::{
         Choice, Embedded, Generation, Inference, ModelPlanner, Needs, Reranked, WorkEstimate,
         WorkSize,
@@ -23,64 +24,63 @@ use fusion_types::{
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 
-use crate::{Models, engine::ChatEvents, lease::Lease, routing::Route, stats::Clock};
+use crate::{
+    Models, engine::ChatEvents, lease::Lease, models::Wanted, routing::Route, stats::Clock,
+};
 
 #[async_trait]
 impl Inference for Models {
     async fn chat(&self, call: &Call, mut request: ChatRequest) -> Result<Generation> {
         let clock = Clock::start();
-        let (mut lease, route) = self
-            .acquire(
-                call,
-                &request.model.parse()?,
-                Some(Capability::Chat),
-                || Some(beginning(&request)),
-            )
-            .await?;
-        route.model.as_str().clone_into(&mut request.model);
         // Always streamed: cancelling and noticing a hang are one path.
         request.stream = true;
-        let begun = run(call, &mut lease, async |lease| {
-            begin(lease.engine.client.chat(&request, call.class).await?).await
-        })
-        .await?;
-        Ok(generation(call, clock, lease, route, begun))
+        let wanted = Wanted {
+            model: request.model.parse()?,
+            capability: Some(Capability::Chat),
+            likes: |request| Some(beginning(request)),
+            request,
+        };
+        let class = call.class;
+        let sent = self.work(call, wanted, async move |lease, model, request| {
+            model.as_str().clone_into(&mut request.model);
+            lease.engine.client.chat(request, class).await
+        });
+        generation(call, clock, sent.await?).await
     }
 
     async fn complete(&self, call: &Call, mut request: CompletionRequest) -> Result<Generation> {
         let clock = Clock::start();
-        let model = request.model.parse()?;
-        // Whoever chats also goes on with a text. A model that is named says itself whether it can.
-        let capability = matches!(model, ModelRef::Auto(_)).then_some(Capability::Chat);
-        let (mut lease, route) = self.acquire(call, &model, capability, || None).await?;
-        route.model.as_str().clone_into(&mut request.model);
         request.stream = true;
-        let begun = run(call, &mut lease, async |lease| {
-            begin(lease.engine.client.complete(&request, call.class).await?).await
-        })
-        .await?;
-        Ok(generation(call, clock, lease, route, begun))
+        let model = request.model.parse()?;
+        let wanted = Wanted {
+            // Whoever chats also goes on with a text. A model that is named says itself whether it can.
+            capability: matches!(model, ModelRef::Auto(_)).then_some(Capability::Chat),
+            model,
+            likes: |_| None,
+            request,
+        };
+        let class = call.class;
+        let sent = self.work(call, wanted, async move |lease, model, request| {
+            model.as_str().clone_into(&mut request.model);
+            lease.engine.client.complete(request, class).await
+        });
+        generation(call, clock, sent.await?).await
     }
 
-    async fn embed(&self, call: &Call, mut request: EmbedRequest) -> Result<Embedded> {
+    async fn embed(&self, call: &Call, request: EmbedRequest) -> Result<Embedded> {
         let clock = Clock::start();
-        let (mut lease, route) = self
-            .acquire(
-                call,
-                &request.model.parse()?,
-                Some(Capability::Embeddings),
-                || None,
-            )
-            .await?;
-        route.model.as_str().clone_into(&mut request.model);
-        let vectors = run(call, &mut lease, async |lease| {
-            lease
-                .engine
-                .client
-                .embed(&request, &lease.engine.card.fingerprint)
-                .await
-        })
-        .await?;
+        let wanted = Wanted {
+            model: request.model.parse()?,
+            capability: Some(Capability::Embeddings),
+            likes: |_| None,
+            request,
+        };
+        let worked = self.work(call, wanted, async |lease, model, request| {
+            model.as_str().clone_into(&mut request.model);
+            let engine = &lease.engine;
+            engine.client.embed(request, &engine.card.fingerprint).await
+        });
+        let (mut lease, route, vectors) = worked.await?;
         lease.answered(clock.read(vectors.tokens));
         Ok(Embedded {
             model: route.model,
@@ -88,21 +88,19 @@ impl Inference for Models {
         })
     }
 
-    async fn rerank(&self, call: &Call, mut request: RerankRequest) -> Result<Reranked> {
+    async fn rerank(&self, call: &Call, request: RerankRequest) -> Result<Reranked> {
         let clock = Clock::start();
-        let (mut lease, route) = self
-            .acquire(
-                call,
-                &request.model.parse()?,
-                Some(Capability::Rerank),
-                || None,
-            )
-            .await?;
-        route.model.as_str().clone_into(&mut request.model);
-        let scores = run(call, &mut lease, async |lease| {
-            lease.engine.client.rerank(&request).await
-        })
-        .await?;
+        let wanted = Wanted {
+            model: request.model.parse()?,
+            capability: Some(Capability::Rerank),
+            likes: |_| None,
+            request,
+        };
+        let worked = self.work(call, wanted, async |lease, model, request| {
+            model.as_str().clone_into(&mut request.model);
+            lease.engine.client.rerank(request).await
+        });
+        let (mut lease, route, scores) = worked.await?;
         lease.answered(clock.read(scores.tokens));
         Ok(Reranked {
             model: route.model,
@@ -116,14 +114,44 @@ impl Inference for Models {
         model: &ModelRef,
         texts: Vec<String>,
     ) -> Result<Vec<Vec<Range<u32>>>> {
-        let (mut lease, _) = self.acquire(call, model, None, || None).await?;
-        let spans = run(call, &mut lease, async |lease| {
-            lease.engine.client.tokenize(texts).await
-        })
-        .await?;
+        let wanted = Wanted {
+            model: model.clone(),
+            capability: None,
+            likes: |_| None,
+            request: TokenizeRequest { texts },
+        };
+        let worked = self.work(call, wanted, async |lease, _, request| {
+            lease.engine.client.tokenize(request).await
+        });
+        let (_, _, spans) = worked.await?;
         let ranges =
             |spans: Vec<(u32, u32)>| spans.into_iter().map(|(start, end)| start..end).collect();
         Ok(spans.into_iter().map(ranges).collect())
+    }
+}
+
+impl Models {
+    /// Work on an engine that is leased for it, within the call's deadline. What goes wrong is noted with the model.
+    ///
+    /// An engine that says nothing at all, not even that it has taken the request up, had stopped before: it is ended,
+    /// and its successor gets the request. Only once, as the request itself may be what stops engines.
+    async fn work<R, T>(
+        &self,
+        call: &Call,
+        mut wanted: Wanted<R>,
+        work: impl AsyncFn(&Lease, &ModelId, &mut R) -> Result<T>,
+    ) -> Result<(Lease, Route, T)> {
+        let mut is_first = true;
+        loop {
+            let (mut lease, route) = self.acquire(call, &wanted).await?;
+            let working = work(&lease, &route.model, &mut wanted.request);
+            let worked = within(call.deadline, working).await;
+            match noted(&mut lease, worked) {
+                Ok(done) => return Ok((lease, route, done)),
+                Err(_) if is_first && lease.engine.life.was_silent() => is_first = false,
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -138,47 +166,33 @@ fn beginning(request: &ChatRequest) -> u64 {
     hasher.finish()
 }
 
-/// The first event, so that what goes wrong before it is an error, and the others.
-type Begun = (Option<ChatEvent>, ChatEvents);
-
-async fn begin(mut events: ChatEvents) -> Result<Begun> {
-    let first = events.next().await.transpose()?;
-    Ok((first, events))
-}
-
-fn generation(
+/// A generation whose first event is there, so that what goes wrong before it is an error.
+async fn generation(
     call: &Call,
     mut clock: Clock,
-    mut lease: Lease,
-    route: Route,
-    (first, rest): Begun,
-) -> Generation {
+    (mut lease, route, mut events): (Lease, Route, ChatEvents),
+) -> Result<Generation> {
+    let first = within(call.deadline, async { events.next().await.transpose() });
+    let first = noted(&mut lease, first.await)?;
     if let Some(sample) = first.as_ref().and_then(|event| clock.hear(event)) {
         lease.answered(sample);
     }
     let running = Running {
         clock,
-        events: rest,
+        events,
         lease,
         deadline: call.deadline,
     };
     let first = stream::iter(first.map(Ok));
-    Generation {
+    Ok(Generation {
         model: route.model,
         route: route.reason.map(Arc::from),
         events: first.chain(running.into_stream()).boxed(),
-    }
+    })
 }
 
-/// Work on a leased engine, within the call's deadline. What goes wrong is noted with the model.
-async fn run<T>(
-    call: &Call,
-    lease: &mut Lease,
-    work: impl AsyncFnOnce(&Lease) -> Result<T>,
-) -> Result<T> {
-    let outcome = within(call.deadline, work(lease))
-        .await
-        .unwrap_or_else(|| Err(timeout()));
+/// What goes wrong is noted with the model.
+fn noted<T>(lease: &mut Lease, outcome: Result<T>) -> Result<T> {
     if let Err(error) = &outcome {
         lease.note(error);
     }
@@ -197,10 +211,8 @@ impl Running {
     fn into_stream(self) -> BoxStream<'static, Result<ChatEvent>> {
         let next = async |running: Option<Self>| {
             let mut running = running?;
-            let event = within(running.deadline, running.events.next())
-                .await
-                .unwrap_or_else(|| Some(Err(timeout())));
-            match event? {
+            let event = async { running.events.next().await.transpose() };
+            match within(running.deadline, event).await.transpose()? {
                 Ok(event) => {
                     if let Some(sample) = running.clock.hear(&event) {
                         running.lease.answered(sample);
@@ -217,11 +229,13 @@ impl Running {
     }
 }
 
-/// `None` once the deadline has passed.
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+/// An error once the deadline has passed.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T>>) -> Result<T> {
     match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.ok(),
-        None => Some(work.await),
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+            .await
+            .unwrap_or_else(|_| Err(timeout())),
+        None => work.await,
     }
 }
 

@@ -41,6 +41,15 @@ const RESCAN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Models(Arc<Inner>);
 
+/// What a request wants of the models.
+pub(crate) struct Wanted<R> {
+    pub(crate) model: ModelRef,
+    pub(crate) capability: Option<Capability>,
+    pub(crate) request: R,
+    /// Among equally busy processes of a model the one that this number fits gets the request.
+    pub(crate) likes: fn(&R) -> Option<u64>,
+}
+
 struct Inner {
     config: Arc<Config>,
     records: Arc<dyn RecordStore>,
@@ -110,7 +119,7 @@ impl Models {
             .iter()
             .filter(|model| model.preload)
         {
-            let Some(definition) = self.view().definitions.get(&model.id).cloned() else {
+            let Some(definition) = self.view().catalog.definitions.get(&model.id).cloned() else {
                 continue;
             };
             let (models, token) = (self.clone(), token.clone());
@@ -209,14 +218,14 @@ impl Models {
     /// The files that are the model's alone, and their size.
     async fn own_files(&self, model: &ModelId) -> Result<(Vec<PathBuf>, u64)> {
         let view = self.view();
-        let Some(definition) = view.definitions.get(model).cloned() else {
+        let Some(definition) = view.catalog.definitions.get(model).cloned() else {
             return Err(routing::not_found(model.as_str(), std::iter::empty()));
         };
         if definition.origin == Origin::Configured {
             let message = format!("the configuration names the model {model}");
             return Err(Error::new(ErrorCode::ModelInUse, message));
         }
-        let others = view.definitions.values();
+        let others = view.catalog.definitions.values();
         let others: Vec<_> = others.filter(|other| other.id != *model).cloned().collect();
         let config = self.0.config.clone();
         let bytes = definition.file_bytes;
@@ -279,48 +288,45 @@ impl Models {
         self.0.view.borrow().clone()
     }
 
-    /// Chooses the model, and waits for a slot of it within the call's deadline. Among equally busy processes of it the one
-    /// that `likes` fits gets the call.
-    pub(crate) async fn acquire(
+    /// Chooses the model, and waits for a slot of it within the call's deadline.
+    pub(crate) async fn acquire<R>(
         &self,
         call: &Call,
-        model: &ModelRef,
-        capability: Option<Capability>,
-        likes: impl FnOnce() -> Option<u64>,
+        wanted: &Wanted<R>,
     ) -> Result<(Lease, Route)> {
         call.check_deadline()?;
         let needs = Needs {
-            capability,
+            capability: wanted.capability,
             min_context: None,
         };
         let mut view = self.view();
-        let mut route = view.choose(model, &needs);
+        let mut route = view.choose(&wanted.model, &needs);
         if route.is_err() && self.may_rescan() {
-            self.rescan().await?;
+            // Seldom, so that it takes no room in every request.
+            Box::pin(self.rescan()).await?;
             view = self.view();
-            route = view.choose(model, &needs);
+            route = view.choose(&wanted.model, &needs);
         }
         let route = route?;
         let gates = view.gates(&route.model);
-        let likes = if gates.len() > 1 { likes() } else { None };
+        let likes = (gates.len() > 1).then(|| (wanted.likes)(&wanted.request));
+        let likes = likes.flatten();
         if let Some(lease) = gate::enter(gates, likes, &route.model, &call.tenant, &self.0.mailbox)
         {
             return Ok((lease, route));
         }
         drop(view);
         let (model, deadline) = (route.model.clone(), call.deadline);
-        let lease = self
-            .wait(|waiter, reply| Message::Acquire {
-                waiter,
-                model,
-                tenant: call.tenant.clone(),
-                class: call.class,
-                likes,
-                deadline,
-                reply,
-            })
-            .await?;
-        Ok((lease, route))
+        let granted = self.wait(|waiter, reply| Message::Acquire {
+            waiter,
+            model,
+            tenant: call.tenant.clone(),
+            class: call.class,
+            likes,
+            deadline,
+            reply,
+        });
+        Ok((granted.await?, route))
     }
 
     fn may_rescan(&self) -> bool {
@@ -350,6 +356,7 @@ impl Models {
             .as_ref()
             .is_none_or(|id| *id == request.model_path);
         self.view()
+            .catalog
             .definitions
             .get(&id)
             .filter(|_| same_id)

@@ -32,6 +32,7 @@ use crate::{
     config::{Config, Definition, Eviction, known_folders},
     drain::{Group, asked_to_stop},
     http,
+    leader::Candidate,
     media::{MediaLimits, Spool, WithMedia},
     memory,
     outgoing::{Allow, Guarded},
@@ -62,10 +63,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let prometheus =
         telemetry::start_metrics().map_err(|error| Error::internal(error.to_string()))?;
     let listener = listen(&config).await?;
-    let storage = fusion_storage::open(&fusion_storage::Config {
-        data_dir: config.data_dir.clone(),
-    })
-    .await?;
+    let storage = fusion_storage::open(&storage_config(&config)).await?;
     let groups = Groups::default();
     let models = start_models(&config, &storage, &groups.models).await?;
 
@@ -103,7 +101,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         storage.records.clone(),
         storage.jobs.clone(),
         outgoing,
-        webhook_config(&config)?,
+        webhook_config(&config, &storage).await?,
     );
     start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
     start_batches(&batches, &files, &groups.workers).await?;
@@ -135,6 +133,14 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
     storage.close().await
+}
+
+fn storage_config(config: &Config) -> fusion_storage::Config {
+    fusion_storage::Config {
+        mongo: config.state.mongo.clone(),
+        redis: config.state.redis.clone(),
+        ..fusion_storage::Config::new(&config.data_dir)
+    }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener> {
@@ -344,20 +350,17 @@ fn batch_config(config: &Config) -> batch::Config {
     }
 }
 
-fn webhook_config(config: &Config) -> Result<webhook::Config> {
+async fn webhook_config(config: &Config, storage: &Storage) -> Result<webhook::Config> {
     let default_secret = match &config.webhooks.secret {
         Some(secret) => secret.clone(),
-        None => secret::of_folder(&config.data_dir).map_err(|error| {
-            Error::new(
-                ErrorCode::StoreUnavailable,
-                format!("can't keep the webhook secret: {error}"),
-            )
-        })?,
+        None if storage.is_shared() => secret::shared(&config.data_dir, &*storage.records).await?,
+        None => secret::of_folder(&config.data_dir)?,
     };
     webhook::check_secret(&default_secret).map_err(|error| error.with_param("webhooks.secret"))?;
     Ok(webhook::Config {
         timeout: config.webhooks.timeout,
         retry_count: config.webhooks.retry_count,
+        disable_after: config.webhooks.disable_after,
         default_secret,
         job_ttl: config.jobs.ttl,
     })
@@ -369,19 +372,23 @@ async fn start_workers(
     storage: &Storage,
     group: &Group,
 ) -> Result<()> {
-    // The folder's lock says that no other server holds a lease.
+    // Where the store is this server's alone, none but a run before can hold a lease.
     let released = storage.jobs.release_all_leases().await?;
     if released > 0 {
         tracing::info!(jobs = released, "jobs of the run before go on");
     }
     let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
-    let runner = jobs.runner(RunnerConfig::new(owner));
+    let runner = jobs.runner(RunnerConfig::new(owner.clone()));
     group.spawn(runner.run(group.tasks.clone(), group.token.clone()));
-    group.spawn(
-        webhooks
-            .dispatcher()
-            .run(group.tasks.clone(), group.token.clone()),
-    );
+    let (webhooks, tasks) = (webhooks.clone(), group.tasks.clone());
+    let deliver = move |token| webhooks.dispatcher().run(tasks.clone(), token);
+    if storage.is_shared() {
+        // One server delivers for all: each would send everything.
+        let candidate = Candidate::new(storage.records.clone(), "webhooks", owner.0);
+        group.spawn(candidate.run(group.token.clone(), deliver));
+    } else {
+        group.spawn(deliver(group.token.clone()));
+    }
     group.spawn(sweep(storage.clone(), group.token.clone()));
     Ok(())
 }

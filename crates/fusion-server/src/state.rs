@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRef;
 use fusion_models::Models;
 use fusion_orchestrator::{
     batch::Batches, files::Files, jobs::Jobs, rag::Rag, webhook::Webhooks, workflow::Workflows,
@@ -32,6 +33,14 @@ pub(crate) struct App {
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the server stops taking requests.
     pub(crate) draining: CancellationToken,
+}
+
+/// The router holds it behind one pointer: to clone all of its handles for each request would cost more than most handlers
+/// do, and the threads would take the counts from each other. Handlers that are called often take the pointer.
+impl FromRef<Arc<App>> for App {
+    fn from_ref(app: &Arc<App>) -> Self {
+        Self::clone(app)
+    }
 }
 
 /// Sizes in bytes.

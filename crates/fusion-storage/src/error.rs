@@ -12,6 +12,8 @@ pub(crate) enum StoreError {
     Refused(#[from] Error),
     #[error("sqlite: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    #[error("mongodb: {0}")]
+    Mongo(#[from] mongodb::error::Error),
     #[error("a stored value can't be read: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error("a search index failed: {0}")]
@@ -23,6 +25,7 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Refused(error) => error,
             StoreError::Sqlite(error) => from_sqlite(&error),
+            StoreError::Mongo(error) => crate::mongo::public(&error),
             StoreError::Unreadable(_) | StoreError::Index(_) => {
                 tracing::error!(%error, "the store failed");
                 Self::internal("the store failed")

@@ -5,8 +5,11 @@ use std::time::Duration;
 use fusion_types::{
     ErrorCode, Tenant, Timestamp,
     id::JobId,
-    job::{ErrorDetail, Fence, Job, JobError, JobStatus, NewJob, Outcome},
+    job::{ErrorDetail, Fence, Job, JobError, JobStatus, NewJob, Outcome, handicap},
 };
+
+/// How long a failed job's input is kept, so that it can be retried.
+pub(crate) const FAILED_PAYLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A job as a store keeps it: the public record, and what only the store needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,10 +129,7 @@ impl JobState {
     /// A failed job gets fresh attempts, and takes its place as if it were handed in now.
     pub(crate) fn retry(&mut self, now: Timestamp) {
         self.queue(now);
-        let offset = self
-            .sort_key
-            .saturating_sub(self.job.created_at.as_millis());
-        self.sort_key = now.as_millis().saturating_add(offset);
+        self.sort_key = now.as_millis().saturating_add(handicap(self.job.priority));
         self.job.attempt = 0;
         self.job.failed_at = None;
         self.job.error = None;

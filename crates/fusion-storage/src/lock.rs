@@ -9,6 +9,10 @@ use fusion_types::Result;
 
 use crate::error::unavailable;
 
+pub(crate) const FILE: &str = "lock";
+/// Stands in the folder while a backup is put into it.
+pub(crate) const RESTORING: &str = "restoring";
+
 /// Held for as long as the value lives; the system lets go of it when the process dies.
 pub(crate) struct FolderLock {
     _file: File,
@@ -23,7 +27,7 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<FolderLock> {
         .create(true)
         .truncate(false)
         .write(true)
-        .open(folder.join("lock"))
+        .open(folder.join(FILE))
         .map_err(|error| unavailable(format!("can't write to the data folder {shown}: {error}")))?;
     match file.try_lock() {
         Ok(()) => Ok(FolderLock { _file: file }),
@@ -36,7 +40,7 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<FolderLock> {
     }
 }
 
-fn make_private(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn make_private(folder: &Path) -> std::io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-pub use answer::WholeAnswer;
+pub use answer::{WholeAnswer, WholeChat, WholeChoice};
 pub use content::{Content, ImageUrl, InputAudio, MediaFile, MediaKind, Part};
 pub use format::{NamedSchema, ResponseFormat};
 pub use logprobs::{ChoiceLogprobs, TokenLogprob, TopLogprob};

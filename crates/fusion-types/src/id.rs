@@ -39,6 +39,7 @@ macro_rules! ids {
 
 ids! {
     JobId = "job-";
+    GroupId = "grp-";
     WorkflowId = "wf-";
     RunId = "run-";
     WebhookId = "wh-";

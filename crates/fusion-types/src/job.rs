@@ -72,7 +72,7 @@ pub struct NewJob {
     pub created_at: Timestamp,
     /// Not claimed before.
     pub run_at: Timestamp,
-    /// Claims are made in this order: enqueue time in milliseconds plus the priority's offset.
+    /// Claims are made in this order: milliseconds since 1970, later by [`handicap`] and where the tenant has many jobs waiting.
     pub sort_key: i64,
     pub timeout: Duration,
     pub max_attempts: u32,
@@ -81,6 +81,15 @@ pub struct NewJob {
     pub group: Option<String>,
     /// Not claimed before all of these are completed. One that fails or is cancelled takes this job with it.
     pub depends_on: Vec<JobId>,
+}
+
+/// Milliseconds by which a job's place in the queue is later for its priority. Waiting makes up for it, so that nobody starves.
+pub fn handicap(priority: Priority) -> i64 {
+    match priority {
+        Priority::High => 0,
+        Priority::Normal => 30_000,
+        Priority::Low => 120_000,
+    }
 }
 
 /// A client's key, and the hash of the body that came with it.

@@ -8,6 +8,10 @@ use crate::{Error, ErrorCode};
 /// # Errors
 /// `invalid_json` where the text isn't JSON, else the code that fits what is wrong with it.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // To know where it is costs more than the reading, and only errors tell.
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -22,6 +26,9 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 /// # Errors
 /// As for [`parse`].
 pub fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    if let Ok(value) = T::deserialize(&value) {
+        return Ok(value);
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         explain(&path, error.inner())

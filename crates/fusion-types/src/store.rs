@@ -65,7 +65,7 @@ pub trait JobStore: Send + Sync {
 
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>>;
 
-    /// Queued jobs that will be claimed before this one, exact up to some thousands; `None` when it isn't queued, or waits for a
+    /// Queued jobs that will be claimed before this one, exact up to a thousand; `None` when it isn't queued, or waits for a
     /// job it depends on.
     async fn position(&self, id: &JobId) -> Result<Option<u64>>;
 
@@ -80,7 +80,14 @@ pub trait JobStore: Send + Sync {
     /// The last change of the log so far, swept ones included: where to wait from.
     async fn head(&self) -> Result<Seq>;
 
+    /// Returns when a running job of the owner is to be cancelled and another server said so: a hint, [`JobStore::renew`] tells
+    /// which. Never, where a store has one server alone.
+    async fn wait_for_cancellation(&self, _owner: &Owner) {
+        std::future::pending().await
+    }
+
     /// Ends every lease: no other server can hold one, since this one has the data folder's lock. Called at start.
+    /// Nothing, where servers share the store.
     async fn release_all_leases(&self) -> Result<u64>;
 
     /// Removes what has expired: finished jobs past their time, with their changes.

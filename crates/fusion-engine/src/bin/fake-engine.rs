@@ -25,6 +25,10 @@ use fusion_types::{
     rerank::{RerankRequest, Score, Scores},
 };
 use futures::{StreamExt, stream};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const DIMENSION: usize = 64;
 

@@ -7,7 +7,7 @@ fn chat(stream: bool) -> Value {
 }
 
 #[tokio::test]
-async fn streams_deltas_then_finish_usage_and_done() {
+async fn streams_deltas_then_finish_and_usage_with_the_last_and_done() {
     let engine = FakeEngine::start(&["tokens=2"]).await;
     assert!(engine.is_ready());
     let body = engine
@@ -27,9 +27,10 @@ async fn streams_deltas_then_finish_usage_and_done() {
     assert_eq!(lines.last(), Some(&"[DONE]"));
     assert_eq!(chunks[0]["choices"][0]["delta"]["content"], "tok0");
     assert_eq!(chunks[1]["choices"][0]["delta"]["content"], " tok1");
-    assert_eq!(chunks[2]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[0]["choices"][0]["finish_reason"], Value::Null);
+    assert_eq!(chunks[1]["choices"][0]["finish_reason"], "stop");
     assert_eq!(
-        chunks[3]["usage"],
+        chunks[1]["usage"],
         json!({ "prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4 })
     );
 }

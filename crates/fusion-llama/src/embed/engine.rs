@@ -40,7 +40,7 @@ impl Engine for Embedder {
         let fingerprint = gguf.fingerprint_with(&format!("pooling={}", shape.pooling.as_str()))?;
         let model = Arc::new(model_file::load(
             &launch.model,
-            &shape.device.model_params(),
+            &shape.device.model_params(gguf.gains_by_repacking),
         )?);
         let slots = Slots::of(launch);
         let card = EngineCard {
@@ -71,7 +71,8 @@ impl Engine for Embedder {
 
     fn estimate(launch: &Launch) -> Result<Estimate> {
         let (gguf, shape) = read(launch)?;
-        let (model, context) = (shape.device.model_params(), shape.context_params());
+        let model = shape.device.model_params(gguf.gains_by_repacking);
+        let context = shape.context_params();
         model_file::estimate(&launch.model, gguf.tensor_bytes, &model, &context)
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Gguf {
     pub(crate) trained_length: Option<u32>,
     /// All tensors of all files.
     pub(crate) tensor_bytes: u64,
+    /// Whether some tensors are quicker in another order than the file's.
+    pub(crate) gains_by_repacking: bool,
     /// How the model makes one vector of a text, where it says so: llama.cpp's number.
     pub(crate) pooling: Option<u32>,
     /// Whether a token sees only those before it, where the file says so.
@@ -54,6 +56,7 @@ struct Head {
     split_count: u64,
     numbers: HashMap<String, u64>,
     tensor_bytes: u64,
+    gains_by_repacking: bool,
     head_bytes: u64,
     file_bytes: u64,
 }
@@ -72,12 +75,13 @@ impl Gguf {
         let trained_length = first
             .context_length
             .and_then(|length| u32::try_from(length).ok());
-        let (mut tensor_bytes, mut has_head) = (0, false);
+        let (mut tensor_bytes, mut has_head, mut gains_by_repacking) = (0, false, false);
         let mut parts = Vec::new();
         for path in part_paths(path, first.split_count)? {
             let head = read_head(&path)?;
             tensor_bytes += head.tensor_bytes;
             has_head |= head.has_head;
+            gains_by_repacking |= head.gains_by_repacking;
             parts.push(Part {
                 path,
                 head_bytes: head.head_bytes,
@@ -88,6 +92,7 @@ impl Gguf {
             architecture,
             trained_length,
             tensor_bytes,
+            gains_by_repacking,
             pooling: first.pooling.and_then(|number| u32::try_from(number).ok()),
             causal: first.causal,
             has_head,
@@ -237,6 +242,7 @@ fn read_tensors(reader: &mut Reader, tensors: u64, head: &mut Head) -> io::Resul
             ))
         })?;
         head.tensor_bytes = head.tensor_bytes.saturating_add(bytes);
+        head.gains_by_repacking |= tensor_type::gains_by_repacking(kind, &dimensions);
         head.has_head |= matches!(name.as_str(), "cls.weight" | "cls.output.weight");
         ends = ends.max(offset.saturating_add(bytes));
     }

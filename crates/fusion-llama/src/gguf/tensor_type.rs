@@ -13,6 +13,13 @@ pub(super) fn tensor_bytes(kind: u32, dimensions: &[u64]) -> Option<u64> {
     (elements / block).checked_mul(bytes)
 }
 
+/// Whether ggml multiplies such a tensor quicker once its rows are interleaved, and we can't without that: those types for which
+/// `matmul` has no code, and experts, which it isn't asked for.
+pub(super) fn gains_by_repacking(kind: u32, dimensions: &[u64]) -> bool {
+    let is_for_experts = dimensions.get(2).is_some_and(|experts| *experts > 1);
+    matches!(kind, 2 | 20 | 39) || kind == 12 && is_for_experts
+}
+
 /// Elements and bytes of one block.
 fn layout(kind: u32) -> Option<(u64, u64)> {
     Some(match kind {

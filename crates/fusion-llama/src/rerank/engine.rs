@@ -73,7 +73,10 @@ impl Engine for Reranker {
             Plan::Words(..) => format!("rank=words instruction={instruction}"),
         };
         let fingerprint = gguf.fingerprint_with(&setting)?;
-        let model = Arc::new(model_file::load(&launch.model, &device.model_params())?);
+        let model = Arc::new(model_file::load(
+            &launch.model,
+            &device.model_params(gguf.gains_by_repacking),
+        )?);
         let slots = Slots::of(launch);
         let card = EngineCard {
             model_type: ModelType::Rerank,
@@ -97,7 +100,8 @@ impl Engine for Reranker {
 
     fn estimate(launch: &Launch) -> Result<Estimate> {
         let (gguf, plan) = plan(launch)?;
-        let (model, context) = (plan.device().model_params(), plan.context_params());
+        let model = plan.device().model_params(gguf.gains_by_repacking);
+        let context = plan.context_params();
         model_file::estimate(&launch.model, gguf.tensor_bytes, &model, &context)
     }
 

@@ -93,7 +93,7 @@ async fn several_are_applied_together() {
     let engine = Llama::load(&twice).unwrap();
     // Few tokens: the sums are rounded otherwise, and near ties fall otherwise in the end.
     let few = |adapters| ChatRequest {
-        max_tokens: Some(12),
+        max_tokens: Some(6),
         ..asked(QUESTION, adapters)
     };
     let whole = answer(&engine, few(&[("one", 1.0)])).await;

@@ -83,12 +83,17 @@ async fn what_left_the_slots_comes_back_from_memory() {
         .options
         .push(("prefix_cache_mb".to_owned(), "100".to_owned()));
     let engine = Llama::load(&launch).unwrap();
-    let first = answer(&engine, about_the_document("Who built the harbour?")).await;
+    // Few tokens: what is read a token at a time is rounded otherwise, and near ties fall otherwise in the end.
+    let few = || ChatRequest {
+        max_tokens: Some(6),
+        ..about_the_document("Who built the harbour?")
+    };
+    let first = answer(&engine, few()).await;
     for question in ["What is the capital of France?", "Count to ten."] {
         let other = answer(&engine, ask(question, 8)).await;
         assert!(other.cached() < 64, "{other:?}");
     }
-    let back = answer(&engine, about_the_document("Who built the harbour?")).await;
+    let back = answer(&engine, few()).await;
     assert_eq!(back.cached(), back.usage.prompt_tokens - 1);
     assert_eq!(back.text, first.text);
     let other = answer(

@@ -13,7 +13,7 @@ use fusion_types::{
     error::ErrorBody,
     rerank::{RerankRequest, Score, Scores},
 };
-use hyper::{Method, StatusCode};
+use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::timeout;
@@ -78,9 +78,10 @@ impl Client {
         let response = match &self.peculiar {
             None => self.post_as(Some(class), PATH, request).await?,
             Some(peculiar) => {
-                let request = inline::with_data(request).await?;
+                // Boxed, as it would take room in every request to engines of our own.
+                let request = Box::pin(inline::with_data(request)).await?;
                 let body = translate::body(&request, &request.sampling, &peculiar.model)?;
-                self.post(PATH, &body).await?
+                Box::pin(self.post(PATH, &body)).await?
             }
         };
         Ok(chat::events::<ChatChunk>(self.clone(), response))
@@ -97,7 +98,7 @@ impl Client {
             None => self.post_as(Some(class), PATH, request).await?,
             Some(peculiar) => {
                 let body = translate::body(request, &request.sampling, &peculiar.model)?;
-                self.post(PATH, &body).await?
+                Box::pin(self.post(PATH, &body)).await?
             }
         };
         Ok(chat::events::<TextChunk>(self.clone(), response))
@@ -149,18 +150,15 @@ impl Client {
         })
     }
 
-    pub(crate) async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Vec<(u32, u32)>>> {
+    pub(crate) async fn tokenize(&self, request: &TokenizeRequest) -> Result<Vec<Vec<(u32, u32)>>> {
         if self.is_foreign() {
             return Err(Error::new(
                 ErrorCode::UnsupportedOperation,
                 "this model's engine can't say where its tokens are; take a model on an engine of fusiond's own",
             ));
         }
-        let count = texts.len();
-        let answer: TokenizeResponse = self
-            .ask("/engine/tokenize", &TokenizeRequest { texts })
-            .await?;
-        if answer.spans.len() == count {
+        let answer: TokenizeResponse = self.ask("/engine/tokenize", request).await?;
+        if answer.spans.len() == request.texts.len() {
             Ok(answer.spans)
         } else {
             Err(unreadable("it didn't tokenize every text"))
@@ -209,16 +207,19 @@ impl Client {
         let body = serde_json::to_vec(body).map_err(|error| Error::internal(error.to_string()))?;
         let body = Bytes::from(body);
         let mut pause = Duration::from_millis(4);
-        for _ in 0..FULL_RETRIES {
+        let mut retries = FULL_RETRIES;
+        loop {
             let response = self.send(class, path, body.clone()).await?;
-            if response.status != StatusCode::SERVICE_UNAVAILABLE {
-                return self.check(response).await;
+            if response.status.is_success() {
+                return Ok(response);
+            }
+            if response.status != StatusCode::SERVICE_UNAVAILABLE || retries == 0 {
+                return Err(Box::pin(self.refusal(response)).await);
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
+            retries -= 1;
         }
-        let response = self.send(class, path, body).await?;
-        self.check(response).await
     }
 
     async fn send(&self, class: Option<Class>, path: &str, body: Bytes) -> Result<Response> {
@@ -226,12 +227,13 @@ impl Client {
             .await
     }
 
-    async fn check(&self, response: Response) -> Result<Response> {
+    /// What an answer other than success says.
+    async fn refusal(&self, response: Response) -> Error {
         let status = response.status;
-        if status.is_success() {
-            return Ok(response);
-        }
-        let bytes = self.patiently(response.bytes()).await?;
+        let bytes = match self.patiently(response.bytes()).await {
+            Ok(bytes) => bytes,
+            Err(error) => return error,
+        };
         let fallback = if status.is_client_error() {
             ErrorCode::InvalidValue
         } else {
@@ -240,23 +242,24 @@ impl Client {
         if self.is_foreign()
             && let Some(error) = translate::error_of(&bytes, fallback)
         {
-            return Err(error);
+            return error;
         }
-        Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
+        match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => body.into_error(fallback),
             Err(_) => Error::new(fallback, format!("the engine answered {status}")),
-        })
+        }
     }
 
-    /// Waits for an answer as long as the engine shows a sign of life each time the patience is over.
+    /// Waits for an answer as long as the engine shows a sign of life each time the patience is over. What is seldom needed is
+    /// boxed: it would take room in every request, which is copied as it is handed on.
     async fn patiently<T>(&self, answer: impl Future<Output = Result<T, WireError>>) -> Result<T> {
         let mut answer = std::pin::pin!(answer);
         loop {
             match timeout(self.hang_timeout, &mut answer).await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => return Err(self.lost(&*error).await),
-                Err(_) if self.is_alive().await => {}
-                Err(_) => return Err(self.end_silent().await),
+                Ok(Err(error)) => return Err(Box::pin(self.lost(&*error)).await),
+                Err(_) if Box::pin(self.is_alive()).await => {}
+                Err(_) => return Err(Box::pin(self.end_silent()).await),
             }
         }
     }
@@ -273,7 +276,21 @@ impl Client {
             let alive = response.status.is_success();
             response.bytes().await.map(|_| alive)
         };
-        matches!(timeout(SHORT, asked).await, Ok(Ok(true)))
+        let patience = SHORT.min(self.hang_timeout);
+        matches!(timeout(patience, asked).await, Ok(Ok(true)))
+    }
+
+    /// Returns once the engine has said nothing although nobody used it: then it is told to end, and the next request
+    /// needn't find out. Whether a busy one is well shows in its answers.
+    pub(crate) async fn watch(&self, is_idle: impl Fn() -> bool) {
+        loop {
+            tokio::time::sleep(self.hang_timeout).await;
+            // Asked twice, as a whole machine may stand still for a while.
+            let is_silent = async || !self.is_alive().await && !self.is_alive().await;
+            if is_idle() && is_silent().await && is_idle() {
+                return self.life.stop(Stop::Silent(self.hang_timeout));
+            }
+        }
     }
 
     /// The next piece of a streamed body; silence is taken for a hang. Before the first event the prompt is read, which may
@@ -288,12 +305,12 @@ impl Client {
         for round in 1..=rounds {
             match timeout(self.hang_timeout, &mut piece).await {
                 Ok(Ok(piece)) => return Ok(piece),
-                Ok(Err(error)) => return Err(self.lost(&*error).await),
-                Err(_) if round < rounds && self.is_alive().await => {}
+                Ok(Err(error)) => return Err(Box::pin(self.lost(&*error)).await),
+                Err(_) if round < rounds && Box::pin(self.is_alive()).await => {}
                 Err(_) => break,
             }
         }
-        Err(self.end_silent().await)
+        Err(Box::pin(self.end_silent()).await)
     }
 
     async fn end_silent(&self) -> Error {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use fusion_types::{Error, ErrorCode, Result, engine::EngineCard, model::Capability};
-use hyper::Method;
+use http::Method;
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 

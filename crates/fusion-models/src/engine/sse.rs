@@ -1,5 +1,7 @@
 //! Server-sent events, read as they come.
 
+use std::borrow::Cow;
+
 /// An event longer than this isn't one.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -26,7 +28,7 @@ impl Parser {
                 rest = &rest[1..];
                 continue;
             }
-            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let end = memchr::memchr2(b'\n', b'\r', rest);
             let piece = &rest[..end.unwrap_or(rest.len())];
             let known = self.line.len() + self.data.as_ref().map_or(0, String::len);
             if known + piece.len() > MOST_BYTES {
@@ -59,7 +61,9 @@ impl Parser {
             [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
             _ => None,
         })?;
-        let value = String::from_utf8_lossy(value);
+        // Most of it is text, which is found out quicker than what isn't is mended.
+        let value =
+            str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
         match &mut self.data {
             Some(data) => {
                 data.push('\n');

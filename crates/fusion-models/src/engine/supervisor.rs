@@ -99,6 +99,11 @@ impl Life {
         self.end.borrow().is_some() || self.stop.borrow().is_some()
     }
 
+    /// Whether the child was told to go because it said nothing any more.
+    pub(crate) fn was_silent(&self) -> bool {
+        matches!(*self.stop.borrow(), Some(Stop::Silent(_)))
+    }
+
     /// Returns when the child is gone and was waited for.
     pub(crate) async fn ended(&self) -> End {
         let mut end = self.end.clone();

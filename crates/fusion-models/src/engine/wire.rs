@@ -1,36 +1,34 @@
 //! HTTP/1.1 over a child's socket or port, each connection driven by the task that uses it.
 //!
-//! A client library hands every connection to a task of its own, and every request and piece of an answer then crosses
-//! between two tasks. Here nobody else is woken: the caller's task moves the bytes itself, which halves the added latency.
+//! Of HTTP a child needs little: one request at a time, whole, and an answer that is read as it comes. A client library
+//! for all of HTTP hands every request and every piece of an answer from one task or state machine to another, for a
+//! seventh of what a request cost. Here the caller's task moves the bytes itself.
+
+mod message;
+mod socket;
 
 use std::{
-    future::poll_fn,
     io,
     net::SocketAddr,
     path::PathBuf,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fusion_types::{Class, engine::CLASS_HEADER};
-use http_body_util::Full;
-use hyper::{
-    Method, Request, StatusCode,
-    body::{Body, Incoming},
-    client::conn::http1::{self, SendRequest},
-    header,
-};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-    runtime,
+use http::{Method, StatusCode};
+use tokio::runtime;
+
+use self::{
+    message::{Framing, Head, Malformed, Piece, Received},
+    socket::Socket,
 };
 
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 32;
+/// Bytes that are read at once at least, and at most.
+const LEAST_READ: usize = 8 << 10;
+const MOST_READ: usize = 256 << 10;
 
 /// Why an exchange failed; what it means is known by the child's end.
 pub(crate) type WireError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,16 +55,17 @@ struct Shared {
 struct Connection {
     /// Whose events drive it. Elsewhere it would work as well, and wake two threads for each event.
     home: runtime::Id,
-    sender: SendRequest<Full<Bytes>>,
-    /// Moves bytes while it is polled, and only then.
-    driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
+    socket: Socket,
+    received: Received,
 }
 
 /// An answer whose head has arrived. Dropped before its end, it closes the connection.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
-    body: Incoming,
+    body: Framing,
+    stays: bool,
+    /// Until the body has ended.
     connection: Option<Connection>,
     wire: Wire,
 }
@@ -101,47 +100,53 @@ impl Wire {
         path: &str,
         body: Bytes,
     ) -> Result<Response, WireError> {
+        let request = self.request(class, &method, path, body.len());
+        let request = request.map_err(io::Error::from)?;
         let mut connection = match self.idle() {
             Some(connection) => connection,
-            None => Connection::open(&self.0.address).await?,
+            None => Box::pin(Connection::open(&self.0.address)).await?,
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::CONTENT_TYPE, "application/json");
-        request = match &self.0.address {
-            // The host is never looked at: the socket is the address.
-            Address::Socket(_) => request.header(header::HOST, "engine"),
-            Address::Port(address) => request
-                .header(header::HOST, address.to_string())
-                .header(header::CONNECTION, "close"),
-        };
-        if let Some(class) = class {
-            request = request.header(CLASS_HEADER, class.as_str());
-        }
-        let request = request.body(Full::new(body))?;
-        let answer = connection.sender.send_request(request);
-        let (head, body) = connection.driver.drive(answer).await?.into_parts();
+        let head = connection.exchange(&request, &body).await?;
         Ok(Response {
             status: head.status,
-            body,
+            body: head.body,
+            stays: head.stays,
             connection: Some(connection),
             wire: self.clone(),
         })
     }
 
+    fn request(
+        &self,
+        class: Option<Class>,
+        method: &Method,
+        path: &str,
+        body: usize,
+    ) -> Result<Vec<u8>, Malformed> {
+        const JSON: (&str, &str) = ("content-type", "application/json");
+        match (&self.0.address, class) {
+            // The host is never looked at: the socket is the address.
+            (Address::Socket(_), None) => {
+                message::request(method, path, &[("host", "engine"), JSON], body)
+            }
+            (Address::Socket(_), Some(class)) => {
+                let class = (CLASS_HEADER, class.as_str());
+                message::request(method, path, &[("host", "engine"), JSON, class], body)
+            }
+            (Address::Port(address), _) => {
+                let (host, close) = (address.to_string(), ("connection", "close"));
+                message::request(method, path, &[("host", &host), JSON, close], body)
+            }
+        }
+    }
+
     fn idle(&self) -> Option<Connection> {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let here = runtime::Handle::current().id();
-        loop {
-            let index = idle
-                .iter()
-                .rposition(|connection| connection.home == here)?;
-            let connection = idle.swap_remove(index);
-            if connection.sender.is_ready() {
-                return Some(connection);
-            }
-        }
+        let index = idle
+            .iter()
+            .rposition(|connection| connection.home == here)?;
+        Some(idle.swap_remove(index))
     }
 
     fn keep(&self, connection: Connection) {
@@ -153,121 +158,52 @@ impl Wire {
 }
 
 impl Connection {
-    async fn open(address: &Address) -> Result<Self, WireError> {
-        let stream = match address {
-            Address::Socket(path) => Stream::Socket(UnixStream::connect(path).await?),
-            Address::Port(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Stream::Port(stream)
-            }
-        };
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut connection = Self {
+    async fn open(address: &Address) -> io::Result<Self> {
+        Ok(Self {
             home: runtime::Handle::current().id(),
-            sender,
-            driver: Box::pin(driver),
-        };
-        let Self { sender, driver, .. } = &mut connection;
-        driver.drive(sender.ready()).await?;
-        Ok(connection)
-    }
-}
-
-/// Either kind of connection.
-#[derive(Debug)]
-enum Stream {
-    Socket(UnixStream),
-    Port(TcpStream),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Socket(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Port(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Socket(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Port(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Socket(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Self::Port(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Socket(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Port(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Socket(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Port(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-/// Polls a connection beside what waits for it.
-trait Drive {
-    async fn drive<T, E>(
-        &mut self,
-        waiting: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, WireError>
-    where
-        E: Into<WireError>;
-}
-
-impl Drive for Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>> {
-    async fn drive<T, E>(
-        &mut self,
-        waiting: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, WireError>
-    where
-        E: Into<WireError>,
-    {
-        let mut waiting = std::pin::pin!(waiting);
-        poll_fn(|cx| {
-            let ended = self.as_mut().poll(cx);
-            if let Poll::Ready(answer) = waiting.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(Into::into));
-            }
-            match ended {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-                Poll::Ready(Ok(())) => Poll::Ready(Err(closed())),
-                Poll::Pending => Poll::Pending,
-            }
+            socket: Socket::connect(address).await?,
+            received: Received::default(),
         })
-        .await
     }
+
+    /// Sends a request and reads the head of its answer.
+    async fn exchange(&mut self, head: &[u8], body: &[u8]) -> Result<Head, WireError> {
+        let Self {
+            socket, received, ..
+        } = self;
+        let written = async {
+            // A child may refuse before it has read all, so that the answer tells and not whether it took everything.
+            let _ = socket.write(head, body).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            never = written => never,
+            answered = answered(socket, received) => answered,
+        }
+    }
+}
+
+async fn answered(socket: &Socket, received: &mut Received) -> Result<Head, WireError> {
+    loop {
+        if read(socket, received).await? == 0 {
+            return Err(closed());
+        }
+        if let Some(head) = Head::read(received).map_err(io::Error::from)? {
+            return Ok(head);
+        }
+    }
+}
+
+/// Reads what has come, and waits for it where nothing has; 0 at the end.
+async fn read(socket: &Socket, received: &mut Received) -> io::Result<usize> {
+    let mut room = received.bytes.capacity();
+    // More comes than was read at once.
+    if received.bytes.len() == room {
+        room *= 2;
+    }
+    received.make_room(room.clamp(LEAST_READ, MOST_READ));
+    socket.read(&mut received.bytes).await
 }
 
 impl Response {
@@ -276,19 +212,36 @@ impl Response {
     /// # Errors
     /// When the child breaks off.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, WireError> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(None);
+        };
         loop {
-            match poll_fn(|cx| self.poll_frame(cx)).await {
-                None => {
-                    self.give_back().await;
-                    return Ok(None);
-                }
-                Some(Err(error)) => return Err(error),
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame {
-                        return Ok(Some(data));
-                    }
-                }
+            let received = &mut connection.received;
+            match self.body.next(received).map_err(io::Error::from)? {
+                Piece::Data(data) => return Ok(Some(data)),
+                Piece::End => break,
+                Piece::More => match read(&connection.socket, received).await? {
+                    0 if self.body == Framing::Close => break,
+                    0 => return Err(closed()),
+                    _ => {}
+                },
             }
+        }
+        self.end();
+        Ok(None)
+    }
+
+    /// Read to its end, the connection can be used again.
+    fn end(&mut self) {
+        if let Some(mut connection) = self.connection.take()
+            && self.stays
+            && connection.received.rest().is_empty()
+        {
+            // What a large answer took isn't kept for small ones.
+            if connection.received.bytes.capacity() > LEAST_READ {
+                connection.received = Received::default();
+            }
+            self.wire.keep(connection);
         }
     }
 
@@ -303,42 +256,17 @@ impl Response {
         let Some(second) = self.chunk().await? else {
             return Ok(first);
         };
-        let mut whole = BytesMut::from(first);
-        whole.extend_from_slice(&second);
+        let mut whole = [first, second].concat();
         while let Some(more) = self.chunk().await? {
             whole.extend_from_slice(&more);
         }
-        Ok(whole.freeze())
+        Ok(whole.into())
     }
+}
 
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Option<Bytes>, WireError>>> {
-        let ended = match &mut self.connection {
-            Some(connection) => connection.driver.as_mut().poll(cx),
-            None => return Poll::Ready(None),
-        };
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| {
-                frame
-                    .map(|frame| frame.into_data().ok())
-                    .map_err(Into::into)
-            })),
-            Poll::Pending if ended.is_ready() => Poll::Ready(Some(Err(closed()))),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// Read to its end, the connection can be used again.
-    async fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take() else {
-            return;
-        };
-        let Connection { sender, driver, .. } = &mut connection;
-        if driver.drive(sender.ready()).await.is_ok() {
-            self.wire.keep(connection);
-        }
+impl From<Malformed> for io::Error {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::new(io::ErrorKind::InvalidData, format!("not HTTP: {what}"))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     LoadReport,
     catalog::Definition,
     engine::{self, Engine, Held, LogRing, Start, StartError, Stop},
+    gate::Gate,
     memory::{Learned, Need},
     scheduler::{
         Decision, Why,
@@ -93,6 +94,7 @@ impl Registry {
         if state != Some(State::Unloaded) || self.board.waiting_for(&id).next().is_some() {
             return;
         }
+        self.has_changed = true;
         match before {
             Some(definition) => self.adopt(Definition::clone(&definition), None),
             None => {
@@ -141,6 +143,7 @@ impl Registry {
             },
             log: entry.log.clone(),
             abort: entry.abort.clone(),
+            gate: entry.gate.clone(),
             mailbox: self.mailbox.clone(),
         };
         self.children.spawn(child.run(self.children.clone()));
@@ -229,6 +232,7 @@ struct ModelProcess {
     need: Need,
     log: LogRing,
     abort: CancellationToken,
+    gate: Arc<Gate>,
     mailbox: mpsc::WeakUnboundedSender<Message>,
 }
 
@@ -251,7 +255,7 @@ impl ModelProcess {
             }
         };
         let need = measure(&engine, &self.definition, self.need).await;
-        let life = engine.life.clone();
+        let (life, client) = (engine.life.clone(), engine.client.clone());
         let learned = Learned {
             need,
             card: engine.card.clone(),
@@ -279,6 +283,7 @@ impl ModelProcess {
                     life.stop(Stop::Unload);
                     life.ended().await
                 }
+                () = client.watch(|| self.gate.leases() == 0) => life.ended().await,
             }
         };
         let ((), end) = tokio::join!(

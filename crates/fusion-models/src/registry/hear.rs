@@ -31,6 +31,7 @@ use crate::{
 impl Registry {
     pub(super) fn hear(&mut self, message: Message) {
         let now = Instant::now();
+        self.has_changed |= message.changes_catalog();
         match message {
             Message::Acquire {
                 waiter,

@@ -104,6 +104,31 @@ pub(crate) enum Message {
     },
 }
 
+impl Message {
+    /// Whether it may change what everybody sees of the models, beside who uses them.
+    pub(super) fn changes_catalog(&self) -> bool {
+        match self {
+            Self::Acquire { .. }
+            | Self::Withdraw { .. }
+            | Self::Look
+            | Self::Failed { .. }
+            | Self::Plan { .. }
+            | Self::Info { .. }
+            | Self::Diagnostics { .. } => false,
+            Self::Load { .. }
+            | Self::LoadReplica { .. }
+            | Self::Unload { .. }
+            | Self::Forget { .. }
+            | Self::Found { .. }
+            | Self::Predicted { .. }
+            | Self::Started { .. }
+            | Self::Measured { .. }
+            | Self::Machine { .. }
+            | Self::Ended { .. } => true,
+        }
+    }
+}
+
 pub(crate) struct Started {
     pub(crate) engine: std::sync::Arc<Engine>,
     pub(crate) need: Need,

@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{entry::Entry, history::History, limits::Shares};
 pub(crate) use self::{
     message::{Mailbox, Message},
-    view::View,
+    view::{Catalog, View},
 };
 use crate::{
     Config, LoadReport,
@@ -60,6 +60,9 @@ pub(crate) struct Registry {
     /// Doesn't keep the mailbox open: the registry ends with its last handle.
     mailbox: mpsc::WeakUnboundedSender<Message>,
     view: watch::Sender<Arc<View>>,
+    catalog: Arc<Catalog>,
+    /// Since the catalog was made.
+    has_changed: bool,
     shares: Shares,
     history: History,
     started: Instant,
@@ -110,6 +113,8 @@ impl Registry {
             replies: HashMap::new(),
             mailbox: mailbox.downgrade(),
             view,
+            catalog: Arc::default(),
+            has_changed: true,
             history: History::default(),
             started: Instant::now(),
             children,
@@ -168,6 +173,7 @@ impl Registry {
     fn decide(&mut self) {
         self.shut_gates();
         for decision in scheduler::settle(&mut self.board, Instant::now()) {
+            self.has_changed |= decision.changes_catalog();
             self.carry_out(decision);
         }
         self.shares.balance(&self.board, &self.entries);
@@ -181,7 +187,10 @@ impl Registry {
             if entry.engine.is_some()
                 && let Some(usage) = entry.gate.shut()
             {
+                let slots = |board: &Board| board.models.get(id).map(|model| model.slots);
+                let before = slots(&self.board);
                 self.board.used(id, &usage);
+                self.has_changed |= before != slots(&self.board);
             }
         }
     }
@@ -198,8 +207,12 @@ impl Registry {
         }
     }
 
-    fn publish(&self) {
-        self.view.send_replace(Arc::new(view::view(self)));
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.has_changed) {
+            self.catalog = Arc::new(view::catalog(self));
+        }
+        let view = view::view(self, self.catalog.clone());
+        self.view.send_replace(Arc::new(view));
     }
 
     fn is_drained(&self) -> bool {

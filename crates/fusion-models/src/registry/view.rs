@@ -16,18 +16,24 @@ use crate::{
     catalog::Definition,
     gate::Gate,
     routing::{self, Route},
-    scheduler,
+    scheduler::{self, board::Model},
 };
 
 #[derive(Default)]
 pub(crate) struct View {
-    /// Their load is that of the moment when the view was made; see [`View::cards`].
+    pub(crate) catalog: Arc<Catalog>,
+    models: BTreeMap<ModelId, Seen>,
+    max_queue: usize,
+}
+
+/// The part that requests for slots leave as it is. Making it anew for each of them would be most of their cost.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    /// Their load is that of the moment when this was made; see [`View::cards`].
     cards: Arc<[ModelCard]>,
     /// Longest loaded first.
     loaded: Vec<ModelId>,
     pub(crate) definitions: BTreeMap<ModelId, Arc<Definition>>,
-    models: BTreeMap<ModelId, Seen>,
-    max_queue: usize,
     budget_bytes: u64,
 }
 
@@ -60,20 +66,21 @@ impl View {
         let choose = |cards: &[ModelCard]| {
             let models = routing::Models {
                 cards,
-                loaded: &self.loaded,
-                budget_bytes: self.budget_bytes,
+                loaded: &self.catalog.loaded,
+                budget_bytes: self.catalog.budget_bytes,
             };
             routing::choose(&models, model, needs)
         };
         match model {
             ModelRef::Auto(_) => choose(&self.cards()),
-            ModelRef::Named(_) | ModelRef::Workflow(_) => choose(&self.cards),
+            ModelRef::Named(_) | ModelRef::Workflow(_) => choose(&self.catalog.cards),
         }
     }
 
     /// All cards by id, with the load of this moment.
     pub(crate) fn cards(&self) -> Arc<[ModelCard]> {
-        self.cards
+        self.catalog
+            .cards
             .iter()
             .map(|card| ModelCard {
                 load: self.models.get(&card.id).map_or(card.load, |seen| {
@@ -148,32 +155,15 @@ pub(super) fn load(leases: u32, queued: usize, slots: u32) -> f32 {
     leases.saturating_add(waiting) as f32 / slots.max(1) as f32
 }
 
-pub(super) fn view(registry: &Registry) -> View {
+/// What is seen of each model, beside what the catalog says.
+pub(super) fn view(registry: &Registry, catalog: Arc<Catalog>) -> View {
     let board = &registry.board;
-    let mut view = View {
-        budget_bytes: board.limits.budget_bytes,
-        max_queue: board.limits.max_queue,
-        ..View::default()
-    };
-    let mut cards = Vec::with_capacity(registry.entries.len());
-    let mut loaded = Vec::new();
-    for (id, entry) in &registry.entries {
-        let Some(model) = board.models.get(id) else {
-            continue;
-        };
-        if model.replica_of.is_some() {
-            continue;
-        }
+    let mut models = BTreeMap::new();
+    for (id, model) in first_processes(registry) {
         let together = registry.together(id);
-        cards.push(entry.card(model, &together));
-        view.definitions
-            .insert(id.clone(), entry.definition.clone());
         let runnable = !model.backoff.has_failed()
             && (together.is_resident
                 || scheduler::could_start(board, model.predicted.unwrap_or(0)));
-        if together.loaded > 0 {
-            loaded.push((entry.loaded_at, id.clone()));
-        }
         let seen = Seen {
             gates: together.gates,
             queued: together.queued,
@@ -182,10 +172,41 @@ pub(super) fn view(registry: &Registry) -> View {
             wait: scheduler::refusal::wait(model, together.queued),
             runnable,
         };
-        view.models.insert(id.clone(), seen);
+        models.insert(id.clone(), seen);
+    }
+    View {
+        catalog,
+        models,
+        max_queue: board.limits.max_queue,
+    }
+}
+
+pub(super) fn catalog(registry: &Registry) -> Catalog {
+    let mut cards = Vec::with_capacity(registry.entries.len());
+    let mut loaded = Vec::new();
+    let mut definitions = BTreeMap::new();
+    for (id, model) in first_processes(registry) {
+        let Some(entry) = registry.entries.get(id) else {
+            continue;
+        };
+        let together = registry.together(id);
+        cards.push(entry.card(model, &together));
+        definitions.insert(id.clone(), entry.definition.clone());
+        if together.loaded > 0 {
+            loaded.push((entry.loaded_at, id.clone()));
+        }
     }
     loaded.sort();
-    view.loaded = loaded.into_iter().map(|(_, id)| id).collect();
-    view.cards = cards.into();
-    view
+    Catalog {
+        cards: cards.into(),
+        loaded: loaded.into_iter().map(|(_, id)| id).collect(),
+        definitions,
+        budget_bytes: registry.board.limits.budget_bytes,
+    }
+}
+
+/// Of each model the process that stands for all of them.
+fn first_processes(registry: &Registry) -> impl Iterator<Item = (&ModelId, &Model)> {
+    let models = registry.board.models.iter();
+    models.filter(|(id, model)| model.replica_of.is_none() && registry.entries.contains_key(*id))
 }

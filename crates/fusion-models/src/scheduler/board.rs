@@ -217,19 +217,18 @@ impl Board {
         )
     }
 
+    /// Room for a start. An ending process has left its place, but holds its bytes until it is gone: so where there is memory
+    /// enough for both, one model goes while the other comes.
     pub(crate) fn free(&self) -> Room {
-        let resident = self
-            .models
-            .values()
-            .filter(|model| model.state.is_resident())
-            .count();
+        let stays =
+            |model: &&Model| matches!(model.state, State::Loading { .. } | State::Loaded { .. });
         Room {
             bytes: self.limits.budget_bytes.saturating_sub(self.charged()),
             places: self
                 .limits
                 .max_models
                 .unwrap_or(usize::MAX)
-                .saturating_sub(resident),
+                .saturating_sub(self.models.values().filter(stays).count()),
         }
     }
 
@@ -239,7 +238,7 @@ impl Board {
         let staying = charge(self.models.values().filter(|model| !leaves(model)));
         Room {
             bytes: self.charged().saturating_sub(staying),
-            places: self.models.values().filter(leaves).count(),
+            places: 0,
         }
     }
 

@@ -72,6 +72,21 @@ pub(crate) enum Decision {
     },
 }
 
+impl Decision {
+    /// Whether it may change what everybody sees of the models, beside who uses them.
+    pub(crate) fn changes_catalog(&self) -> bool {
+        match self {
+            Self::Grant { .. }
+            | Self::Report { .. }
+            | Self::Refuse { .. }
+            | Self::Move { .. }
+            | Self::Yield { .. }
+            | Self::Resume { .. } => false,
+            Self::Predict { .. } | Self::Start { .. } | Self::Evict { .. } => true,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     RoomFor(ModelId),

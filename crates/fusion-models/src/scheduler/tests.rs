@@ -447,6 +447,24 @@ fn a_start_waits_for_a_leased_model_and_goes_on_when_it_is_returned() {
 }
 
 #[test]
+fn where_memory_has_room_for_both_a_start_does_not_wait_for_the_end_of_another() {
+    let mut world = World::new(
+        &[(40, false, 1), (40, false, 1)],
+        EvictionPolicy::Lru,
+        Some(1),
+    );
+    load(&mut world, 0);
+    ask(&mut world, 1);
+    world.happen(Happening::Predicted { nth: 0, fine: true });
+    world.happen(Happening::Later { ms: 100 });
+    let expected = [
+        ("m0", State::Unloading { bytes: 30 }),
+        ("m1", State::Loading { bytes: 40 }),
+    ];
+    assert_eq!(states(&world)[..2], expected);
+}
+
+#[test]
 fn what_can_never_fit_is_refused_with_the_figures() {
     let mut board = two_models(100, 100).board;
     let now = Instant::now();

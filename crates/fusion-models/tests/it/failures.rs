@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusion_types::{error::ErrorCode, model::ModelStatus};
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -77,6 +77,41 @@ async fn a_stopped_process_is_ended_too() {
         text(generation).await.unwrap_err().code,
         ErrorCode::EngineCrashed
     );
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn a_request_to_a_process_that_stopped_before_gets_its_successor() {
+    let setting = Setting::with(&["m"], |config| fusion_models::Config {
+        hang_timeout: Duration::from_millis(300),
+        ..config
+    })
+    .await;
+    setting.load("m", json!({ "tokens": 2 })).await;
+    let pid = setting.pid("m").await;
+    kill(pid, Signal::STOP);
+    let ask = async || text(setting.chat("m").await.unwrap()).await;
+    for answer in join_all([ask(), ask(), ask()]).await {
+        assert_eq!(answer.unwrap(), "tok0 tok1");
+    }
+    assert!(!is_alive(pid));
+    let info = setting.models.info("m").await.unwrap();
+    assert_eq!(info.recent_crashes, 1);
+}
+
+#[tokio::test]
+async fn a_process_that_stops_while_nobody_asks_is_found_out() {
+    let setting = Setting::with(&["m"], |config| fusion_models::Config {
+        hang_timeout: Duration::from_millis(100),
+        ..config
+    })
+    .await;
+    setting.load("m", json!({ "tokens": 2 })).await;
+    let pid = setting.pid("m").await;
+    kill(pid, Signal::STOP);
+    setting
+        .until("m", |info| info.recent_crashes == 1 && info.pid.is_none())
+        .await;
     assert!(!is_alive(pid));
 }
 

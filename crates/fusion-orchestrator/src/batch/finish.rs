@@ -24,7 +24,7 @@ pub(super) async fn finish(held: &mut Held) -> Result<()> {
     if held.batch.status == Status::Cancelling || held.batch.times.expired.is_some() {
         end_jobs(held).await?;
     }
-    let completed = jobs.group(&group).await?.completed;
+    let completed = jobs.counts_of(&group).await?.completed;
     if completed > 0 && held.batch.output.is_none() {
         write(held, Kind::Output).await?;
     }
@@ -61,8 +61,8 @@ pub(super) async fn fail(held: &mut Held, errors: Vec<LineError>) -> Result<()> 
 async fn end_jobs(held: &mut Held) -> Result<()> {
     let (jobs, group) = (held.parts.jobs.clone(), held.batch.group());
     loop {
-        jobs.cancel_group(&group).await?;
-        if jobs.group(&group).await?.unfinished() == 0 {
+        jobs.cancel_members(&group).await?;
+        if jobs.counts_of(&group).await?.unfinished() == 0 {
             return Ok(());
         }
         held.refresh().await?;

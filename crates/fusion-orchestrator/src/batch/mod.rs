@@ -294,7 +294,7 @@ impl Batches {
     async fn view(&self, batch: Batch) -> Result<BatchView> {
         let has_jobs = !batch.status.is_ended() && batch.status != Status::Validating;
         let counts = match has_jobs {
-            true => Some(self.parts.jobs.group(&batch.group()).await?),
+            true => Some(self.parts.jobs.counts_of(&batch.group()).await?),
             false => None,
         };
         Ok(batch.view(counts))

@@ -37,7 +37,7 @@ pub(super) async fn progress(held: &mut Held) -> Result<()> {
         if held.batch.times.expires <= parts.now() {
             return finalize(held, true).await;
         }
-        let unfinished = parts.jobs.group(&group).await?.unfinished();
+        let unfinished = parts.jobs.counts_of(&group).await?.unfinished();
         if held.batch.is_fed && unfinished == 0 {
             return finalize(held, false).await;
         }

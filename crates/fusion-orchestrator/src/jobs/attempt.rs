@@ -16,6 +16,8 @@ use tokio::{sync::watch, time};
 use super::{
     Parts, Progress, Work,
     backoff::{Next, after_failure},
+    live::Attempt,
+    operation::Reported,
 };
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -26,11 +28,19 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn attempt(parts: Arc<Parts>, claimed: Claimed) {
     let (id, fence) = (claimed.job.job_id.clone(), claimed.fence);
     let (attempt, most) = (claimed.job.attempt, claimed.max_attempts);
-    let (progress, reported) = Progress::new();
+    let (progress, Reported { part, partial }) = Progress::new();
+    let shown = parts.live.show(
+        &id,
+        Attempt {
+            number: attempt,
+            output: partial,
+        },
+    );
     let result = tokio::select! {
         result = work(&parts, claimed, progress) => result,
-        never = report(&parts, &id, fence, reported) => match never {},
+        never = report(&parts, &id, fence, part) => match never {},
     };
+    drop(shown);
     let write = ending(result, attempt, most, (parts.clock)());
     write_through(&parts, &id, fence, write).await;
 }

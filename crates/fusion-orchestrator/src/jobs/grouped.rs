@@ -5,12 +5,12 @@ use std::{cmp::max, time::Duration};
 use fusion_types::{
     Result, Tenant, Timestamp,
     id::{JobId, RequestId},
-    job::{Idempotency, Job, JobCounts, NewJob},
+    job::{Idempotency, Job, JobCounts, NewJob, handicap},
     model::Priority,
 };
 use serde_json::{Map, Value};
 
-use super::{Jobs, Work, submit::sort_key, wait_for_changes};
+use super::{Jobs, Work, wait_for_changes};
 
 /// One job of a group. Its id is its key as well, so that keeping it again makes no second one.
 pub(crate) struct Member {
@@ -55,11 +55,11 @@ impl Jobs {
         Ok(())
     }
 
-    pub(crate) async fn group(&self, group: &Group) -> Result<JobCounts> {
+    pub(crate) async fn counts_of(&self, group: &Group) -> Result<JobCounts> {
         self.parts.store.group(&group.tenant, &group.name).await
     }
 
-    pub(crate) async fn cancel_group(&self, group: &Group) -> Result<()> {
+    pub(crate) async fn cancel_members(&self, group: &Group) -> Result<()> {
         let store = &self.parts.store;
         store.cancel_group(&group.tenant, &group.name).await?;
         self.parts.cancellation.notify_one();
@@ -96,7 +96,10 @@ impl Jobs {
             }),
             created_at: now,
             run_at: now,
-            sort_key: max(sort_key(now, Priority::Low), group.behind_until.as_millis()),
+            sort_key: max(
+                now.as_millis().saturating_add(handicap(Priority::Low)),
+                group.behind_until.as_millis(),
+            ),
             timeout: config.default_timeout,
             max_attempts: config.max_attempts,
             ttl: max(config.job_ttl, group.ttl),

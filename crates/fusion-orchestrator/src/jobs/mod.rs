@@ -11,21 +11,29 @@ use fusion_types::{
     page::Window,
     store::JobStore,
 };
-use serde_json::json;
 use tokio::{sync::Notify, time::Instant};
 
 mod attempt;
 mod backoff;
+mod bulk;
 mod changes;
 mod estimate;
+mod follow;
+mod group;
 mod grouped;
+mod live;
 mod operation;
 mod queue;
 mod request;
 mod runner;
 mod submit;
+mod sync;
+mod turns;
 mod view;
 
+pub use bulk::{BulkAccepted, BulkEntry, BulkRequest, MOST_AT_ONCE};
+pub use follow::{JobDelta, JobUpdate};
+pub use group::{GroupCancelled, GroupView};
 pub use operation::{Forecast, LocalOperations, Operations, Progress, Route, Work};
 pub use request::{ListParams, Order, SubmitRequest, SyncParams};
 pub use runner::{Runner, RunnerConfig};
@@ -33,13 +41,12 @@ pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 
 pub(crate) use changes::wait_for_changes;
 pub(crate) use grouped::{Group, Member};
+use live::Live;
 use queue::QueueLength;
+use turns::Turns;
 
 /// How long a cancellation waits for the worker to let go before it answers.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
-
-/// Most jobs of one [`Jobs::submit_many`].
-pub const MOST_AT_ONCE: usize = 1000;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -89,6 +96,8 @@ pub(crate) struct Parts {
     config: Config,
     clock: Clock,
     queue: QueueLength,
+    turns: Turns,
+    live: Live,
     /// Tells the runner of this process that a cancellation waits for it.
     cancellation: Notify,
 }
@@ -121,6 +130,8 @@ impl Jobs {
             config,
             clock,
             queue: QueueLength::default(),
+            turns: Turns::default(),
+            live: Live::default(),
             cancellation: Notify::new(),
         };
         Self {
@@ -155,47 +166,6 @@ impl Jobs {
             &forecast,
         )
         .await
-    }
-
-    /// Keeps many jobs in one commit, and answers for each in order. If one of them is bad none is kept.
-    ///
-    /// # Errors
-    /// As [`Jobs::submit`], with the index of the bad request before the field's name.
-    pub async fn submit_many(
-        &self,
-        call: &Call,
-        requests: Vec<SubmitRequest>,
-    ) -> Result<Vec<Result<Accepted>>> {
-        if requests.is_empty() || requests.len() > MOST_AT_ONCE {
-            return Err(Error::invalid(
-                "jobs",
-                format!("the list must hold from 1 to {MOST_AT_ONCE} jobs"),
-            ));
-        }
-        let (mut jobs, mut forecasts) = (Vec::new(), Vec::new());
-        for (index, request) in requests.into_iter().enumerate() {
-            let (new, forecast) =
-                submit::check(&self.parts, call, request, None).map_err(|error| {
-                    let param = format!("[{index}].{}", error.param.as_deref().unwrap_or_default());
-                    error.with_param(param)
-                })?;
-            jobs.push(new);
-            forecasts.push(forecast);
-        }
-        self.parts
-            .queue
-            .admit(
-                &*self.parts.store,
-                jobs.len() as u64,
-                self.parts.config.max_queued,
-            )
-            .await?;
-        let inserted = self.parts.store.insert(jobs).await?;
-        let mut answers = Vec::with_capacity(inserted.len());
-        for (inserted, forecast) in inserted.into_iter().zip(&forecasts) {
-            answers.push(self.accepted(inserted, forecast).await);
-        }
-        Ok(answers)
     }
 
     /// The job; with `wait`, once it is finished or the time is up.
@@ -264,51 +234,6 @@ impl Jobs {
         self.view(job).await
     }
 
-    /// Every change of the tenant's jobs after the cursor, in commit order.
-    ///
-    /// # Errors
-    /// `cursor_expired` when changes after the cursor are gone; `details.oldest` is the cursor to go on from.
-    pub async fn sync(&self, call: &Call, params: SyncParams) -> Result<SyncPage> {
-        let limit = window(params.limit, None)?.limit;
-        let mut page = SyncPage {
-            events: Vec::new(),
-            cursor: params.since.unwrap_or_default(),
-            more: false,
-        };
-        let mut first = params.since.is_some();
-        loop {
-            let changes = self.parts.store.changes(page.cursor, limit).await?;
-            let last = changes.len() < limit as usize;
-            for change in changes {
-                if std::mem::take(&mut first) && change.seq.0 > page.cursor.0 + 1 {
-                    return Err(cursor_expired(change.seq));
-                }
-                if page.events.len() == limit as usize {
-                    page.more = true;
-                    return Ok(page);
-                }
-                page.cursor = change.seq;
-                if change.tenant == call.tenant {
-                    let (event, seq, at, job) = (change.event, change.seq, change.at, change.job);
-                    page.events.push(SyncEvent {
-                        event,
-                        seq,
-                        at,
-                        job,
-                    });
-                }
-            }
-            if last {
-                return Ok(page);
-            }
-        }
-    }
-
-    /// Waits until there is a change of any job after the cursor, or the time is up.
-    pub async fn wait_for_changes(&self, after: Seq, at_most: Duration) {
-        wait_for_changes(&*self.parts.store, after, at_most).await;
-    }
-
     /// The job once it is finished, or as it is when the time is up.
     async fn settled(&self, call: &Call, id: &JobId, at_most: Duration) -> Result<Job> {
         let until = Instant::now() + at_most;
@@ -319,10 +244,7 @@ impl Jobs {
             } else {
                 self.parts.store.head().await?
             };
-            let job = self.parts.store.get(&call.tenant, id).await?;
-            let job = job.ok_or_else(|| {
-                Error::new(ErrorCode::JobNotFound, format!("there is no job {id}"))
-            })?;
+            let job = self.found(call, id).await?;
             let left = until.saturating_duration_since(Instant::now());
             if job.status.is_terminal() || left.is_zero() {
                 return Ok(job);
@@ -331,12 +253,14 @@ impl Jobs {
         }
     }
 
+    async fn found(&self, call: &Call, id: &JobId) -> Result<Job> {
+        let job = self.parts.store.get(&call.tenant, id).await?;
+        job.ok_or_else(|| Error::new(ErrorCode::JobNotFound, format!("there is no job {id}")))
+    }
+
     async fn accepted(&self, inserted: Inserted, forecast: &Forecast) -> Result<Accepted> {
         let (Inserted::New(job) | Inserted::Existing(job)) = inserted else {
-            let message = "the idempotency key was used before with another request";
-            return Err(
-                Error::new(ErrorCode::IdempotencyMismatch, message).with_param("idempotency_key")
-            );
+            return Err(bulk::key_reused());
         };
         let position = self.parts.store.position(&job.job_id).await?;
         let estimate = position.and_then(|position| self.parts.estimate(forecast, position));
@@ -380,12 +304,4 @@ fn window(limit: Option<u32>, offset: Option<u64>) -> Result<Window> {
         limit,
         offset: offset.unwrap_or(0),
     })
-}
-
-fn cursor_expired(oldest: Seq) -> Error {
-    Error::new(
-        ErrorCode::CursorExpired,
-        "changes after this cursor are gone; list the jobs, then go on from the oldest one",
-    )
-    .with_details(json!({ "oldest": oldest.0.saturating_sub(1) }))
 }

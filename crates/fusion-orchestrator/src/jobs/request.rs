@@ -1,8 +1,9 @@
 //! What clients ask of the jobs routes.
 
 use fusion_types::{
-    Timestamp,
+    Error, Result, Timestamp,
     job::{JobSort, JobStatus, Operation, Seq},
+    json,
     model::Priority,
 };
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,8 @@ fn normal() -> Priority {
     Priority::Normal
 }
 
+const MOST_METADATA: usize = 16;
+
 /// The query of `GET /api/mcp/jobs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,6 +87,45 @@ pub struct ListParams {
     pub sort_by: Option<JobSort>,
     /// Newest first unless asked otherwise.
     pub order: Option<Order>,
+}
+
+impl ListParams {
+    /// From the parameters as they stand in the address.
+    ///
+    /// # Errors
+    /// `unknown_field`, `invalid_value`.
+    pub fn read(all: Vec<(String, String)>) -> Result<Self> {
+        let mut metadata = Vec::new();
+        let mut named = Map::new();
+        for (name, value) in all {
+            if let Some(key) = name.strip_prefix("metadata.") {
+                metadata.push((key.to_owned(), value));
+                continue;
+            }
+            let value = match name.as_str() {
+                "limit" | "offset" => number(&name, &value)?,
+                _ => Value::from(value),
+            };
+            named.insert(name, value);
+        }
+        if metadata.len() > MOST_METADATA {
+            let message =
+                format!("a list is filtered by {MOST_METADATA} fields of the metadata at most");
+            return Err(Error::invalid("metadata", message));
+        }
+        let params: Self = json::parse_value(Value::Object(named))?;
+        Ok(Self { metadata, ..params })
+    }
+}
+
+fn number(name: &str, value: &str) -> Result<Value> {
+    let number = value.parse::<u64>();
+    number.map(Value::from).map_err(|_| {
+        Error::invalid(
+            name,
+            format!("{name} must be a whole number that isn't negative"),
+        )
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

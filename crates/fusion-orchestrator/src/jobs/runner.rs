@@ -92,6 +92,8 @@ impl Runner {
             self.config.renew_every,
         );
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let owner = self.config.owner.clone();
+        let mut cancellation = parts.store.wait_for_cancellation(&owner);
         while !token.is_cancelled() {
             let idle = self.claim(&tasks).await;
             tokio::select! {
@@ -99,6 +101,10 @@ impl Runner {
                 Some(ended) = self.attempts.join_next_with_id() => self.forget(&ended),
                 _ = renewals.tick() => self.renew(&tasks).await,
                 () = parts.cancellation.notified() => self.renew(&tasks).await,
+                () = &mut cancellation => {
+                    cancellation = parts.store.wait_for_cancellation(&owner);
+                    self.renew(&tasks).await;
+                }
                 () = wait(&parts, idle, tick) => {}
             }
         }

@@ -3,10 +3,9 @@
 use std::{cmp::max, ops::RangeInclusive, time::Duration};
 
 use fusion_types::{
-    Call, Error, Result, Timestamp,
+    Call, Error, Result,
     id::JobId,
-    job::{Idempotency, NewJob},
-    model::Priority,
+    job::{Idempotency, NewJob, handicap},
 };
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -59,7 +58,14 @@ pub(super) fn check(
         idempotency,
         created_at: now,
         run_at: max(run_at, now),
-        sort_key: sort_key(max(run_at, now), request.priority),
+        sort_key: if run_at > now {
+            // Its turn is a matter of that time, not of the tenant's jobs of now.
+            run_at
+                .as_millis()
+                .saturating_add(handicap(request.priority))
+        } else {
+            parts.turns.place(&call.tenant, request.priority, now)
+        },
         timeout: request
             .timeout_ms
             .map_or(config.default_timeout, Duration::from_millis),
@@ -175,16 +181,6 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// Jobs are claimed in this order: by time, with a handicap by priority that waiting makes up for.
-pub(super) fn sort_key(enqueued: Timestamp, priority: Priority) -> i64 {
-    let handicap = match priority {
-        Priority::High => 0,
-        Priority::Normal => 30_000,
-        Priority::Low => 120_000,
-    };
-    enqueued.as_millis().saturating_add(handicap)
-}
-
 #[cfg(test)]
 mod tests {
     use fusion_types::job::Operation;
@@ -204,13 +200,6 @@ mod tests {
         let hash = |value| body_hash(&request(value)).unwrap();
         assert_eq!(hash(one.clone()), hash(same));
         assert_ne!(hash(one), hash(other));
-    }
-
-    #[test]
-    fn high_goes_first_but_low_does_not_wait_for_ever() {
-        let at = Timestamp::from_millis;
-        assert!(sort_key(at(1_000), Priority::High) < sort_key(at(0), Priority::Normal));
-        assert!(sort_key(at(0), Priority::Low) < sort_key(at(120_001), Priority::High));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use fusion_types::{
     Error, ErrorCode, Result, Timestamp,
     id::WebhookId,
-    job::{Change, Job, JobEvent, Seq},
+    job::{Change, Job, Seq},
     outgoing::{OutRequest, OutResponse},
     record::{Expect, RecordWrite},
 };
@@ -19,6 +19,7 @@ use super::{
     signature::{Key, Signed},
     view::{Attempt, DeliveryStatus, WebhookStatus},
 };
+use crate::jobs::GroupView;
 
 /// Beyond the timeout that is asked of the connection itself.
 const SLACK: Duration = Duration::from_millis(500);
@@ -28,28 +29,53 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// The body of a delivery.
 #[derive(Serialize)]
 struct Payload<'a> {
-    event: JobEvent,
+    event: &'a str,
     /// When it happened.
     timestamp: Timestamp,
-    job: &'a Job,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<&'a Job>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a GroupView>,
 }
 
 /// A pending delivery as it is stored, and what is needed to send it.
 struct Pending {
     delivery: Delivery,
     version: u64,
-    secret: String,
-    change: Change,
+    key: Key,
+    older: Vec<Key>,
+    content: Content,
 }
 
-/// Attempts the delivery; answers when to do so again, if at all.
-pub(super) async fn attempt(parts: Arc<Parts>, key: String) -> Option<Timestamp> {
+enum Content {
+    Change(Box<Change>),
+    Group(GroupView),
+}
+
+/// What became of an attempt.
+pub(super) struct Attempted {
+    /// When to try again, if at all.
+    pub(super) again: Option<Timestamp>,
+    /// Whether the endpoint works; `None` where it was not asked.
+    pub(super) worked: Option<bool>,
+}
+
+impl Attempted {
+    fn unasked(again: Option<Timestamp>) -> Self {
+        Self {
+            again,
+            worked: None,
+        }
+    }
+}
+
+pub(super) async fn attempt(parts: Arc<Parts>, key: String) -> Attempted {
     let pending = match load(&parts, &key).await {
         Ok(Some(pending)) => pending,
-        Ok(None) => return None,
+        Ok(None) => return Attempted::unasked(None),
         Err(error) => {
             tracing::warn!(%error, "a delivery can't be read");
-            return Some(parts.now().plus(STORE_PAUSE));
+            return Attempted::unasked(Some(parts.now().plus(STORE_PAUSE)));
         }
     };
     let at = parts.now();
@@ -57,7 +83,10 @@ pub(super) async fn attempt(parts: Arc<Parts>, key: String) -> Option<Timestamp>
     let (delivery, next) = concluded(pending.delivery, &result, at, parts.config.retry_count);
     metrics::counter!("fusiond_webhook_attempts_total", "outcome" => outcome(next)).increment(1);
     record(&parts, &delivery, pending.version, next).await;
-    delivery.next_attempt_at
+    Attempted {
+        again: delivery.next_attempt_at,
+        worked: Some(next == Next::Delivered),
+    }
 }
 
 /// What there is to send; `None` where nobody waits for it any more.
@@ -67,33 +96,66 @@ async fn load(parts: &Parts, key: &str) -> Result<Option<Pending>> {
     };
     let version = record.version;
     let delivery: Delivery = read(record)?;
-    let secret = match &delivery.webhook_id {
-        None => Some(parts.config.default_secret.clone()),
-        Some(id) => active(parts, id).await?.map(|webhook| webhook.secret),
+    let webhook = match &delivery.webhook_id {
+        None => None,
+        Some(id) => match webhook(parts, id).await? {
+            None => return drop_delivery(parts, key, version).await,
+            Some(webhook) if webhook.status == WebhookStatus::Disabled => {
+                give_up(parts, delivery, version).await?;
+                return Ok(None);
+            }
+            Some(webhook) => Some(webhook),
+        },
     };
-    let change = change(parts, delivery.seq).await?;
-    let (Some(secret), Some(change)) = (secret, change) else {
-        let expect = Expect::Version(version);
-        parts
-            .records
-            .commit(vec![RecordWrite::delete(OUTBOX, key).expecting(expect)])
-            .await?;
-        return Ok(None);
+    let content = match &delivery.group {
+        Some(group) => Content::Group(group.clone()),
+        None => match change(parts, delivery.seq).await? {
+            None => return drop_delivery(parts, key, version).await,
+            Some(change) => Content::Change(Box::new(change)),
+        },
+    };
+    let (key, older) = match &webhook {
+        Some(webhook) => keys(webhook, parts.now())?,
+        None => (Key::read(&parts.config.default_secret)?, Vec::new()),
     };
     Ok(Some(Pending {
         delivery,
         version,
-        secret,
-        change,
+        key,
+        older,
+        content,
     }))
 }
 
-async fn active(parts: &Parts, id: &WebhookId) -> Result<Option<Webhook>> {
-    let Some(record) = parts.records.get(WEBHOOKS, id.as_str()).await? else {
-        return Ok(None);
-    };
-    let webhook: Webhook = read(record)?;
-    Ok(Some(webhook).filter(|webhook| webhook.status == WebhookStatus::Active))
+/// What signs for the webhook: its secret, and the one before for as long as it was asked for.
+pub(super) fn keys(webhook: &Webhook, now: Timestamp) -> Result<(Key, Vec<Key>)> {
+    let previous = webhook.previous.iter().filter(|old| now < old.until);
+    let older: Result<Vec<Key>> = previous.map(|old| Key::read(&old.secret)).collect();
+    Ok((Key::read(&webhook.secret)?, older?))
+}
+
+/// Nobody waits for it, or there is nothing left to tell.
+async fn drop_delivery(parts: &Parts, key: &str, version: u64) -> Result<Option<Pending>> {
+    let delete = RecordWrite::delete(OUTBOX, key).expecting(Expect::Version(version));
+    parts.records.commit(vec![delete]).await?;
+    Ok(None)
+}
+
+/// Its webhook was disabled meanwhile: kept as failed, so that it can be asked for again.
+async fn give_up(parts: &Parts, mut delivery: Delivery, version: u64) -> Result<()> {
+    (delivery.status, delivery.next_attempt_at) = (DeliveryStatus::Failed, None);
+    let key = delivery.key();
+    let expiry = parts.expiry(&delivery);
+    let writes = vec![
+        RecordWrite::put(HISTORY, &key, written(&delivery)?).expiring(expiry),
+        RecordWrite::delete(OUTBOX, &key).expecting(Expect::Version(version)),
+    ];
+    parts.records.commit(writes).await
+}
+
+async fn webhook(parts: &Parts, id: &WebhookId) -> Result<Option<Webhook>> {
+    let record = parts.records.get(WEBHOOKS, id.as_str()).await?;
+    record.map(read).transpose()
 }
 
 async fn change(parts: &Parts, seq: Seq) -> Result<Option<Change>> {
@@ -102,22 +164,32 @@ async fn change(parts: &Parts, seq: Seq) -> Result<Option<Change>> {
 }
 
 async fn send(parts: &Parts, pending: &Pending, at: Timestamp) -> Result<OutResponse> {
-    let change = &pending.change;
-    let payload = Payload {
-        event: change.event,
-        timestamp: change.at,
-        job: &change.job,
+    let delivery = &pending.delivery;
+    let event = delivery.event_name();
+    let payload = match &pending.content {
+        Content::Change(change) => Payload {
+            event,
+            timestamp: change.at,
+            job: Some(&change.job),
+            group: None,
+        },
+        Content::Group(group) => Payload {
+            event,
+            timestamp: delivery.created_at,
+            job: None,
+            group: Some(group),
+        },
     };
     let body = serde_json::to_vec(&payload).map_err(|error| Error::internal(error.to_string()))?;
     let signed = Signed {
-        delivery: &pending.delivery.delivery_id,
-        webhook: pending.delivery.webhook_name(),
-        event: change.event.as_str(),
+        delivery: &delivery.delivery_id,
+        webhook: delivery.webhook_name(),
+        event,
         timestamp: at.as_seconds(),
         body: &body,
     };
-    let headers = signed.headers(&Key::read(&pending.secret)?)?;
-    post(parts, pending.delivery.url.clone(), headers, body).await
+    let headers = signed.headers(&pending.key, &pending.older)?;
+    post(parts, delivery.url.clone(), headers, body).await
 }
 
 /// A POST that ends in time, whatever is at the other end.
@@ -178,13 +250,17 @@ fn concluded(
 }
 
 /// The webhook after an attempt.
-fn counted(mut webhook: Webhook, at: Timestamp, next: Next) -> Webhook {
+fn counted(mut webhook: Webhook, at: Timestamp, next: Next, disable_after: Duration) -> Webhook {
     webhook.last_triggered_at = webhook.last_triggered_at.max(Some(at));
-    match next {
-        Next::Delivered => webhook.success_count += 1,
-        Next::Retry(_) | Next::Failed | Next::Gone => webhook.failure_count += 1,
+    if next == Next::Delivered {
+        webhook.success_count += 1;
+        webhook.failing_since = None;
+        return webhook;
     }
-    if next == Next::Gone {
+    webhook.failure_count += 1;
+    let since = *webhook.failing_since.get_or_insert(at);
+    if next == Next::Gone || at.since(since) >= disable_after {
+        tracing::warn!(webhook_id = %webhook.webhook_id, "a webhook is disabled: its endpoint is gone, or failed for too long");
         webhook.status = WebhookStatus::Disabled;
     }
     webhook
@@ -235,7 +311,7 @@ async fn try_record(parts: &Parts, delivery: &Delivery, version: u64, next: Next
             .attempts
             .last()
             .map_or_else(|| parts.now(), |attempt| attempt.at);
-        let webhook = counted(read(record)?, at, next);
+        let webhook = counted(read(record)?, at, next, parts.config.disable_after);
         writes.push(RecordWrite::put(WEBHOOKS, id.as_str(), written(&webhook)?).expecting(expect));
     }
     parts.records.commit(writes).await

@@ -2,16 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use fusion_types::{ErrorCode, Result, Timestamp};
+use fusion_types::{ErrorCode, Result};
 use tokio::{
     task::{Id, JoinError, JoinSet},
-    time,
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Parts,
-    attempt::attempt,
+    attempt::{Attempted, attempt},
     intake::Intake,
     record::{Delivery, OUTBOX, all, read},
     schedule::{Due, Schedule},
@@ -32,7 +32,7 @@ pub struct Dispatcher {
     parts: Arc<Parts>,
     intake: Intake,
     schedule: Schedule,
-    attempts: JoinSet<Option<Timestamp>>,
+    attempts: JoinSet<Attempted>,
     under_way: HashMap<Id, Due>,
     /// Whether the store may hold more than is known here.
     stale: bool,
@@ -53,6 +53,8 @@ impl Dispatcher {
     /// Delivers until the token is cancelled.
     pub async fn run(mut self, tasks: TaskTracker, token: CancellationToken) {
         let parts = Arc::clone(&self.parts);
+        // What other servers were asked to deliver again.
+        let mut reloads = time::interval_at(Instant::now() + TICK, TICK);
         while !token.is_cancelled() {
             let looked = self.look().await;
             self.start_due(&tasks);
@@ -65,8 +67,9 @@ impl Dispatcher {
             };
             tokio::select! {
                 () = token.cancelled() => {}
-                Some(ended) = self.attempts.join_next_with_id() => self.settle(&ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
                 () = parts.more.notified() => self.stale = true,
+                _ = reloads.tick() => self.stale = true,
                 () = time::sleep(until_due) => {}
                 () = news => {}
             }
@@ -117,16 +120,25 @@ impl Dispatcher {
             .map_or(TICK, |at| at.since(self.parts.now()).min(TICK))
     }
 
-    fn settle(&mut self, ended: &Result<(Id, Option<Timestamp>), JoinError>) {
-        let (task, again) = match ended {
-            Ok((task, again)) => (*task, *again),
+    fn settle(&mut self, ended: Result<(Id, Attempted), JoinError>) {
+        let (task, attempted) = match ended {
+            Ok(ended) => ended,
             Err(error) => {
                 tracing::error!(%error, "an attempt at a delivery ended unexpectedly");
-                (error.id(), Some(self.parts.now().plus(AFTER_PANIC)))
+                let again = Some(self.parts.now().plus(AFTER_PANIC));
+                (
+                    error.id(),
+                    Attempted {
+                        again,
+                        worked: None,
+                    },
+                )
             }
         };
         if let Some(due) = self.under_way.remove(&task) {
-            self.schedule.ended(due, again);
+            let now = self.parts.now();
+            self.schedule
+                .ended(due, attempted.again, attempted.worked, now);
         }
     }
 

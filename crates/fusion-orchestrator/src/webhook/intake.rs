@@ -8,7 +8,7 @@ use fusion_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Parts,
+    Parts, group,
     record::{CURSOR, CURSORS, Delivery, OUTBOX, WEBHOOKS, Webhook, all, read, written},
 };
 
@@ -52,19 +52,26 @@ impl Intake {
         };
         let webhooks = webhooks(parts).await?;
         let now = parts.now();
-        let made: Vec<Delivery> = changes
+        let (mut made, forgotten) = group::finished(parts, &changes).await?;
+        let of_jobs = changes
             .iter()
-            .flat_map(|change| deliveries(change, &webhooks, now))
-            .collect();
+            .flat_map(|change| deliveries(change, &webhooks, now));
+        made.extend(of_jobs);
         if !made.is_empty() || last.0 - self.saved.0 >= SAVE_EVERY {
-            self.commit(parts, last, &made).await?;
+            self.commit(parts, last, &made, forgotten).await?;
             self.saved = last;
         }
         self.cursor = last;
         Ok(made)
     }
 
-    async fn commit(&self, parts: &Parts, last: Seq, made: &[Delivery]) -> Result<()> {
+    async fn commit(
+        &self,
+        parts: &Parts,
+        last: Seq,
+        made: &[Delivery],
+        mut writes: Vec<RecordWrite>,
+    ) -> Result<()> {
         let expect = match parts.records.get(CURSORS, CURSOR).await? {
             None => Expect::Absent,
             Some(record) => {
@@ -78,9 +85,8 @@ impl Intake {
                 Expect::Version(version)
             }
         };
-        let mut writes = vec![
-            RecordWrite::put(CURSORS, CURSOR, written(&Cursor { seq: last })?).expecting(expect),
-        ];
+        let cursor = written(&Cursor { seq: last })?;
+        writes.push(RecordWrite::put(CURSORS, CURSOR, cursor).expecting(expect));
         for delivery in made {
             let write = RecordWrite::put(OUTBOX, delivery.key(), written(delivery)?)
                 .expecting(Expect::Absent)

@@ -13,11 +13,14 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 mod attempt;
+mod breaker;
 mod dispatcher;
+mod group;
 mod intake;
 mod record;
 mod register;
 mod retry;
+mod rotate;
 mod schedule;
 mod signature;
 mod view;
@@ -26,7 +29,7 @@ pub use crate::jobs::Clock;
 pub use dispatcher::Dispatcher;
 pub use view::{
     Attempt, Deleted, Deliveries, DeliveryStatus, DeliveryView, RegisterRequest, Registered,
-    Tested, WebhookList, WebhookStatus, WebhookView,
+    RotateRequest, Rotated, Tested, WebhookList, WebhookStatus, WebhookView,
 };
 
 use record::{Delivery, HISTORY, OUTBOX, WEBHOOKS, Webhook, all, key_prefix, read, written};
@@ -45,6 +48,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Attempts after the first.
     pub retry_count: u32,
+    /// A webhook none of whose deliveries has succeeded for this long is disabled.
+    pub disable_after: Duration,
     /// Signs what goes to a job's `callback_url`: `whsec_` and base64, or any other text.
     pub default_secret: String,
     /// How long deliveries are kept.
@@ -230,7 +235,8 @@ impl Webhooks {
             timestamp: at.as_seconds(),
             body: &body,
         };
-        let headers = signed.headers(&Key::read(&webhook.secret)?)?;
+        let (key, older) = attempt::keys(&webhook, at)?;
+        let headers = signed.headers(&key, &older)?;
         let result = attempt::post(&self.parts, webhook.url, headers, body).await;
         let delivered = result
             .as_ref()

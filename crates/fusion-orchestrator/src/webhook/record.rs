@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::view::{Attempt, DeliveryStatus, DeliveryView, WebhookStatus, WebhookView};
+use crate::jobs::GroupView;
 
 /// Webhooks by id.
 pub(super) const WEBHOOKS: &str = "webhooks";
@@ -21,8 +22,14 @@ pub(super) const HISTORY: &str = "webhook_deliveries";
 /// How far the change log was read.
 pub(super) const CURSORS: &str = "cursors";
 pub(super) const CURSOR: &str = "webhooks";
+/// Callbacks of groups that are not finished, by tenant and group.
+pub(super) const GROUPS: &str = "job_groups";
 /// Stands for the webhook's id where a job named the address itself.
 pub(super) const CALLBACK: &str = "callback";
+/// The same for a group of jobs.
+pub(super) const GROUP_CALLBACK: &str = "group_callback";
+/// The event of a group's callback.
+pub(super) const GROUP_FINISHED: &str = "group.finished";
 
 const PAGE: u32 = 500;
 
@@ -39,6 +46,35 @@ pub(super) struct Webhook {
     pub(super) last_triggered_at: Option<Timestamp>,
     pub(super) success_count: u64,
     pub(super) failure_count: u64,
+    /// Since when no attempt has succeeded, where the last one failed.
+    #[serde(default)]
+    pub(super) failing_since: Option<Timestamp>,
+    /// When it was last enabled again: what happened before is not told.
+    #[serde(default)]
+    pub(super) enabled_at: Option<Timestamp>,
+    /// Signs as well for a while after a rotation.
+    #[serde(default)]
+    pub(super) previous: Option<PreviousSecret>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PreviousSecret {
+    pub(super) secret: String,
+    pub(super) until: Timestamp,
+}
+
+/// Who is to be told when a group of jobs is finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct GroupCallback {
+    pub(super) tenant: Tenant,
+    pub(super) group: String,
+    pub(super) url: String,
+}
+
+impl GroupCallback {
+    pub(super) fn key(tenant: &Tenant, group: &str) -> String {
+        format!("{}/{group}", tenant.as_str())
+    }
 }
 
 impl Webhook {
@@ -47,7 +83,7 @@ impl Webhook {
         self.status == WebhookStatus::Active
             && self.tenant == change.tenant
             && self.events.contains(&change.event)
-            && self.created_at <= change.at
+            && self.enabled_at.unwrap_or(self.created_at) <= change.at
     }
 
     pub(super) fn view(self) -> WebhookView {
@@ -59,6 +95,7 @@ impl Webhook {
             created_at: self.created_at,
             metadata: self.metadata,
             last_triggered_at: self.last_triggered_at,
+            failing_since: self.failing_since,
             success_count: self.success_count,
             failure_count: self.failure_count,
         }
@@ -69,8 +106,11 @@ impl Webhook {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub(super) delivery_id: DeliveryId,
-    /// `None` for a job's `callback_url`.
+    /// `None` for the `callback_url` of a job or a group.
     pub(super) webhook_id: Option<WebhookId>,
+    /// What a group's callback tells.
+    #[serde(default)]
+    pub(super) group: Option<GroupView>,
     pub(super) url: String,
     pub(super) seq: Seq,
     pub(super) event: JobEvent,
@@ -93,6 +133,7 @@ impl Delivery {
         Self {
             delivery_id: DeliveryId::generate(),
             webhook_id,
+            group: None,
             url: url.to_owned(),
             seq: change.seq,
             event: change.event,
@@ -106,7 +147,18 @@ impl Delivery {
     }
 
     pub(super) fn webhook_name(&self) -> &str {
-        self.webhook_id.as_ref().map_or(CALLBACK, WebhookId::as_str)
+        match (&self.webhook_id, &self.group) {
+            (Some(id), _) => id.as_str(),
+            (None, Some(_)) => GROUP_CALLBACK,
+            (None, None) => CALLBACK,
+        }
+    }
+
+    pub(super) fn event_name(&self) -> &'static str {
+        match &self.group {
+            Some(_) => GROUP_FINISHED,
+            None => self.event.as_str(),
+        }
     }
 
     /// One for each change and webhook; the newest of a webhook come first.
@@ -120,8 +172,8 @@ impl Delivery {
 
     pub(super) fn view(self) -> DeliveryView {
         DeliveryView {
+            event: self.event_name(),
             delivery_id: self.delivery_id,
-            event: self.event,
             job_id: self.job_id,
             status: self.status,
             attempts: self.attempts,

@@ -45,6 +45,9 @@ pub(super) fn webhook(
         last_triggered_at: None,
         success_count: 0,
         failure_count: 0,
+        failing_since: None,
+        enabled_at: None,
+        previous: None,
     })
 }
 

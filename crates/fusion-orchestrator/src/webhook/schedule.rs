@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use fusion_types::Timestamp;
 
+use super::breaker::Breaker;
+
 /// Attempts under way in all, and of one endpoint.
 const MOST: usize = 64;
 const MOST_PER_ENDPOINT: usize = 4;
@@ -28,6 +30,19 @@ pub(super) struct Schedule {
 struct Endpoint {
     waiting: BTreeSet<(Timestamp, String)>,
     under_way: usize,
+    breaker: Breaker,
+}
+
+impl Endpoint {
+    fn has_room(&self) -> bool {
+        self.under_way < self.breaker.room(MOST_PER_ENDPOINT)
+    }
+
+    /// When its first delivery may be attempted.
+    fn first(&self) -> Option<Timestamp> {
+        let (at, _) = self.waiting.first()?;
+        Some((*at).max(self.breaker.open_until().unwrap_or(*at)))
+    }
 }
 
 impl Schedule {
@@ -47,8 +62,8 @@ impl Schedule {
         let mut taken = Vec::new();
         for (name, endpoint) in &mut self.endpoints {
             while self.under_way < MOST
-                && endpoint.under_way < MOST_PER_ENDPOINT
-                && endpoint.waiting.first().is_some_and(|(at, _)| *at <= now)
+                && endpoint.has_room()
+                && endpoint.first().is_some_and(|at| at <= now)
             {
                 let Some((_, key)) = endpoint.waiting.pop_first() else {
                     break;
@@ -64,13 +79,22 @@ impl Schedule {
         taken
     }
 
-    /// An attempt ended; `again` is when the next one is due.
-    pub(super) fn ended(&mut self, due: Due, again: Option<Timestamp>) {
+    /// An attempt ended; `again` is when the next one is due, `worked` what it says about the endpoint.
+    pub(super) fn ended(
+        &mut self,
+        due: Due,
+        again: Option<Timestamp>,
+        worked: Option<bool>,
+        now: Timestamp,
+    ) {
         self.under_way = self.under_way.saturating_sub(1);
         let Some(endpoint) = self.endpoints.get_mut(&due.endpoint) else {
             return;
         };
         endpoint.under_way = endpoint.under_way.saturating_sub(1);
+        if let Some(worked) = worked {
+            endpoint.breaker.heard(worked, now);
+        }
         if let Some(at) = again {
             endpoint.waiting.insert((at, due.key));
             return;
@@ -86,11 +110,8 @@ impl Schedule {
         let free = self
             .endpoints
             .values()
-            .filter(|endpoint| endpoint.under_way < MOST_PER_ENDPOINT);
-        let first = free
-            .filter_map(|endpoint| endpoint.waiting.first())
-            .map(|(at, _)| *at)
-            .min();
+            .filter(|endpoint| endpoint.has_room());
+        let first = free.filter_map(Endpoint::first).min();
         first.filter(|_| self.under_way < MOST)
     }
 }
@@ -143,6 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_keeps_failing_is_asked_once_in_a_while() {
+        let mut schedule = Schedule::default();
+        for index in 0..10 {
+            schedule.add("http://down/", format!("d{index}"), at(0));
+        }
+        for _ in 0..2 {
+            for due in schedule.take_due(at(0)) {
+                schedule.ended(due, Some(at(1_000_000)), Some(false), at(0));
+            }
+        }
+        // Eight attempts failed: the other two wait, and then one of them tells whether it works again.
+        assert!(schedule.take_due(at(1_000)).is_empty());
+        let next = schedule.next().unwrap();
+        let mut probe = schedule.take_due(next);
+        assert_eq!(probe.len(), 1);
+        schedule.ended(probe.remove(0), None, Some(true), next);
+        assert_eq!(schedule.take_due(next).len(), 1);
+    }
+
+    #[test]
     fn what_is_known_is_not_added_twice_and_retries_wait_their_time() {
         let mut schedule = Schedule::default();
         schedule.add("http://a/", "k".to_owned(), at(5));
@@ -151,10 +192,10 @@ mod tests {
         let due = schedule.take_due(at(5)).remove(0);
         schedule.add("http://a/", "k".to_owned(), at(5));
         assert_eq!(schedule.next(), None);
-        schedule.ended(due, Some(at(9)));
+        schedule.ended(due, Some(at(9)), Some(false), at(5));
         assert_eq!(schedule.next(), Some(at(9)));
         let due = schedule.take_due(at(9)).remove(0);
-        schedule.ended(due, None);
+        schedule.ended(due, None, Some(true), at(9));
         assert!(
             schedule.endpoints.is_empty() && schedule.known.is_empty() && schedule.under_way == 0
         );

@@ -1,5 +1,7 @@
 //! Signatures by which a receiver knows that a delivery is ours: Standard Webhooks, and the older header beside it.
 
+use std::iter;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fusion_types::{Error, Result, id::DeliveryId};
 use hmac::{Hmac, KeyInit, Mac};
@@ -77,16 +79,18 @@ pub(super) struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    pub(super) fn headers(&self, key: &Key) -> Result<Vec<(String, String)>> {
+    /// Signed with the key, and with older ones that a receiver may still know.
+    pub(super) fn headers(&self, key: &Key, older: &[Key]) -> Result<Vec<(String, String)>> {
         let id = self.delivery.as_str();
+        let mut signatures = Vec::new();
+        for key in iter::once(key).chain(older) {
+            signatures.push(key.standard(id, self.timestamp, self.body)?);
+        }
         let headers = [
             ("content-type", "application/json".to_owned()),
             ("webhook-id", id.to_owned()),
             ("webhook-timestamp", self.timestamp.to_string()),
-            (
-                "webhook-signature",
-                key.standard(id, self.timestamp, self.body)?,
-            ),
+            ("webhook-signature", signatures.join(" ")),
             ("X-Webhook-Event", self.event.to_owned()),
             ("X-Webhook-ID", self.webhook.to_owned()),
             ("X-Webhook-Signature", key.of_body(self.body)?),
@@ -129,6 +133,33 @@ mod tests {
         let key = Key(vec![0x0b; 20]);
         let expected = "sha256=b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7";
         assert_eq!(key.of_body(b"Hi There").unwrap(), expected);
+    }
+
+    /// A receiver with either secret takes it.
+    #[test]
+    fn two_keys_sign_one_delivery() {
+        let (new, old) = (made(), made());
+        let id = DeliveryId::from_text("dlv-1");
+        let now = fusion_types::Timestamp::now().as_seconds();
+        let signed = Signed {
+            delivery: &id,
+            webhook: "wh-1",
+            event: "job.completed",
+            timestamp: now,
+            body: b"{}",
+        };
+        let older = [Key::read(&old).unwrap()];
+        let headers = signed.headers(&Key::read(&new).unwrap(), &older).unwrap();
+        let headers: http::HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<http::HeaderMap>();
+        for secret in [&new, &old] {
+            let receiver = standardwebhooks::Webhook::new(secret).unwrap();
+            receiver.verify(b"{}", &headers).unwrap();
+        }
+        let stranger = standardwebhooks::Webhook::new(&made()).unwrap();
+        assert!(stranger.verify(b"{}", &headers).is_err());
     }
 
     #[test]

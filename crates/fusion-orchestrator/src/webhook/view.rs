@@ -37,7 +37,7 @@ pub struct Registered {
 #[serde(rename_all = "snake_case")]
 pub enum WebhookStatus {
     Active,
-    /// The endpoint said that it is gone.
+    /// The endpoint said that it is gone, or failed for days.
     Disabled,
 }
 
@@ -51,6 +51,9 @@ pub struct WebhookView {
     pub created_at: Timestamp,
     pub metadata: Map<String, Value>,
     pub last_triggered_at: Option<Timestamp>,
+    /// Since when no attempt has succeeded; after days of it the webhook is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
     pub success_count: u64,
     /// Attempts that failed.
     pub failure_count: u64,
@@ -68,6 +71,25 @@ pub struct Deleted {
     pub status: &'static str,
 }
 
+/// The body of `POST /api/mcp/webhooks/{id}/rotate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RotateRequest {
+    /// Made here where it is left out.
+    pub secret: Option<String>,
+    /// How long deliveries are signed with the old secret as well: 24 hours unless said otherwise.
+    pub keep_old_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rotated {
+    pub webhook_id: WebhookId,
+    /// This once, and only where it was made here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    pub old_secret_until: Timestamp,
+}
+
 /// Newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Deliveries {
@@ -77,7 +99,8 @@ pub struct Deliveries {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeliveryView {
     pub delivery_id: DeliveryId,
-    pub event: JobEvent,
+    /// `job.…`, or `group.finished`.
+    pub event: &'static str,
     pub job_id: JobId,
     pub status: DeliveryStatus,
     pub attempts: Vec<Attempt>,

@@ -202,11 +202,6 @@ async fn bad_jobs_are_refused_when_they_are_handed_in() {
             "callback_url",
         ),
         (
-            json!({"operation": "chat", "model_id": "talker", "input": chat, "depends_on": ["job-1"]}),
-            ErrorCode::NotImplemented,
-            "depends_on",
-        ),
-        (
             json!({"operation": "workflow", "input": {}}),
             ErrorCode::WorkflowNotFound,
             "",

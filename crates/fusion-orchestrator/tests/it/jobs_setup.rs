@@ -40,6 +40,8 @@ pub(crate) enum Act {
     Panic,
     /// Answers once the token is cancelled.
     AnswerAfter(CancellationToken, Value),
+    /// Says the first, and once the token is cancelled the second, then answers.
+    Say(&'static str, CancellationToken, &'static str),
     /// Says how far it is, then hangs.
     Tell(f32),
 }
@@ -112,6 +114,12 @@ impl Operations for Script {
             Some(Act::AnswerAfter(token, value)) => {
                 token.cancelled().await;
                 Ok(value)
+            }
+            Some(Act::Say(first, token, second)) => {
+                progress.add(first, "");
+                token.cancelled().await;
+                progress.add(second, "");
+                Ok(json!({ "content": format!("{first}{second}") }))
             }
             Some(Act::Tell(part)) => {
                 progress.set(part);

@@ -30,6 +30,8 @@ use crate::{
 };
 
 pub(crate) const HOOK: &str = "https://tier2.example/hook";
+/// A webhook that fails for longer is disabled.
+pub(crate) const DISABLE_AFTER: Duration = Duration::from_secs(3600);
 pub(crate) const DEFAULT_SECRET: &str = "the server's own secret";
 
 type Key = (String, String);
@@ -262,6 +264,7 @@ impl Setup {
         let config = Config {
             timeout: Duration::from_secs(10),
             retry_count: 3,
+            disable_after: DISABLE_AFTER,
             default_secret: DEFAULT_SECRET.to_owned(),
             job_ttl: Duration::from_secs(7 * 24 * 3600),
         };

@@ -1,5 +1,6 @@
 //! The command line: `serve` runs the server, the rest talks to one or works on files.
 
+mod backup;
 mod child;
 mod client;
 mod output;
@@ -65,6 +66,9 @@ fn command() -> Command {
         .subcommand(with_settings(quantize::command(), |key| {
             key == "paths.engines"
         }))
+        .subcommands(
+            backup::commands().map(|command| with_settings(command, |key| key == "paths.data")),
+        )
         .subcommands(client::commands())
         .subcommand(
             Command::new("keys")
@@ -124,6 +128,8 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
             let engine_dirs = app::engine_dirs(&read_config(arguments)?);
             runtime()?.block_on(quantize::run(arguments, &engine_dirs, output))
         }
+        "backup" => backup::backup(arguments, &read_config(arguments)?.data_dir, output),
+        "restore" => backup::restore(arguments, &read_config(arguments)?.data_dir, output),
         "keys" => {
             let Some((_, arguments)) = arguments.subcommand() else {
                 return Ok(());
@@ -131,9 +137,7 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
             let config = read_config(arguments)?;
             let secret = match config.webhooks.secret {
                 Some(secret) => secret,
-                None => secret::of_folder(&config.data_dir).map_err(|error| {
-                    Error::internal(format!("{}: {error}", config.data_dir.display()))
-                })?,
+                None => secret::of_folder(&config.data_dir)?,
             };
             output.value("secret", &secret);
             Ok(())

@@ -13,6 +13,7 @@ use std::{
 };
 
 use fusion_models::{Concurrency, ForeignEngine};
+use fusion_storage::{MongoConfig, RedisConfig};
 use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ const DEFAULTS: &str = include_str!("config.default.toml");
 pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) data_dir: PathBuf,
+    pub(crate) state: State,
     pub(crate) models_dir: PathBuf,
     pub(crate) engine_dirs: Vec<PathBuf>,
     pub(crate) models: Models,
@@ -52,6 +54,13 @@ pub(crate) struct Server {
     pub(crate) drain: Duration,
     pub(crate) max_body: usize,
     pub(crate) max_upload: usize,
+}
+
+/// Where the state is kept that several servers share; none where the data folder has it.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) mongo: Option<MongoConfig>,
+    pub(crate) redis: Option<RedisConfig>,
 }
 
 #[derive(Clone, Debug)]
@@ -152,6 +161,7 @@ pub(crate) struct Batches {
 pub(crate) struct Webhooks {
     pub(crate) timeout: Duration,
     pub(crate) retry_count: u32,
+    pub(crate) disable_after: Duration,
     pub(crate) secret: Option<String>,
 }
 
@@ -188,7 +198,6 @@ impl Config {
     pub(crate) fn read(sources: &Sources<'_>) -> Result<Self, Invalid> {
         let mut reader = Reader::new(DEFAULTS).map_err(|error| Invalid(vec![error.to_string()]))?;
         lay_over(&mut reader, sources);
-        refuse_other_stores(&mut reader);
         let config = Self::take(&mut reader);
         let problems = reader.finish();
         if problems.is_empty() {
@@ -202,6 +211,7 @@ impl Config {
         Self {
             server: Server::take(reader),
             data_dir: folder(reader, "paths.data", data_home),
+            state: State::take(reader),
             models_dir: folder(reader, "paths.models", cache_home),
             engine_dirs: reader.take("paths.engines"),
             models: Models::take(reader),
@@ -225,6 +235,7 @@ impl Config {
             webhooks: Webhooks {
                 timeout: seconds(reader, "webhooks.timeout_seconds"),
                 retry_count: reader.take("webhooks.retry_count"),
+                disable_after: hours(reader, "webhooks.disable_after_hours"),
                 secret: text(reader, "webhooks.secret"),
             },
             outgoing_allow: reader.take("outgoing.allow"),
@@ -268,6 +279,51 @@ impl Server {
             max_upload: megabytes(reader, "server.max_upload_mb"),
         }
     }
+}
+
+impl State {
+    fn take(reader: &mut Reader) -> Self {
+        let kind: String = reader.take("state.vector_db_type");
+        if !matches!(kind.as_str(), "embedded" | "mlx") {
+            let problem = format!("{kind:?} is not implemented yet; use \"embedded\"");
+            reader.problem("state.vector_db_type", problem);
+        }
+        let database: String = reader.take("state.mongo_db");
+        if database.is_empty()
+            || database.len() > 63
+            || database.contains(['/', '\\', '.', ' ', '"', '$'])
+        {
+            let problem =
+                "must be a database's name: up to 63 bytes without / \\ . \" $ and spaces";
+            reader.problem("state.mongo_db", problem);
+        }
+        let mongo = uri(reader, "state.mongo_uri", &["mongodb://", "mongodb+srv://"]);
+        let redis = uri(
+            reader,
+            "state.redis_uri",
+            &["redis://", "rediss://", "redis+unix://", "unix://"],
+        );
+        if redis.is_some() && mongo.is_none() {
+            let problem = "needs state.mongo_uri: it is for servers that share a MongoDB, and one alone has its queue in its own store";
+            reader.problem("state.redis_uri", problem);
+        }
+        Self {
+            mongo: mongo.map(|uri| MongoConfig { uri, database }),
+            redis: redis.map(|uri| RedisConfig {
+                uri,
+                database: reader.take::<u32>("state.redis_db").into(),
+            }),
+        }
+    }
+}
+
+/// The URI is in no message: it may hold a password.
+fn uri(reader: &mut Reader, key: &str, schemes: &[&str]) -> Option<String> {
+    let uri = text(reader, key)?;
+    if !schemes.iter().any(|scheme| uri.starts_with(scheme)) {
+        reader.problem(key, format!("must start with {}", schemes.join(" or ")));
+    }
+    Some(uri)
 }
 
 impl Models {
@@ -390,27 +446,12 @@ fn lay_over(reader: &mut Reader, sources: &Sources<'_>) {
     }
 }
 
-/// Where state would be kept elsewhere, and nothing stands behind it yet: better no server than one that keeps it here.
-fn refuse_other_stores(reader: &mut Reader) {
-    for (key, what) in [("state.mongo_uri", "MongoDB"), ("state.redis_uri", "Redis")] {
-        if text(reader, key).is_some() {
-            reader.problem(
-                key,
-                format!("{what} is not implemented yet; leave it out to use the embedded store"),
-            );
-        }
-    }
-    let kind: String = reader.take("state.vector_db_type");
-    if !matches!(kind.as_str(), "embedded" | "mlx") {
-        reader.problem(
-            "state.vector_db_type",
-            format!("{kind:?} is not implemented yet; use \"embedded\""),
-        );
-    }
-}
-
 fn seconds(reader: &mut Reader, key: &str) -> Duration {
     Duration::from_secs(reader.take(key))
+}
+
+fn hours(reader: &mut Reader, key: &str) -> Duration {
+    Duration::from_secs(reader.take::<u64>(key).saturating_mul(3600))
 }
 
 fn days(reader: &mut Reader, key: &str) -> Duration {
@@ -527,7 +568,11 @@ mod tests {
         let file = "[server]\nport = 99999\ncolour = 1\n[models]\neviction_policy = \"random\"\n";
         let Invalid(problems) = read(
             &[],
-            &[("MAX_VRAM_GB", "much"), ("REDIS_URI", "redis://x")],
+            &[
+                ("MAX_VRAM_GB", "much"),
+                ("REDIS_URI", "redis://x"),
+                ("MONGO_DB_NAME", "a.b"),
+            ],
             file,
         )
         .unwrap_err();
@@ -537,12 +582,27 @@ mod tests {
             "models.eviction_policy",
             "models.max_vram_gb",
             "state.redis_uri",
+            "state.mongo_db",
         ] {
             assert!(
                 problems.iter().any(|problem| problem.starts_with(key)),
                 "{key} is missing in {problems:#?}"
             );
         }
+    }
+
+    #[test]
+    fn a_shared_state_is_named_and_never_shown() {
+        let mongo = ("MONGO_URI", "mongodb://me:hush@db:27017");
+        let redis = ("REDIS_URI", "redis://:hush@queue:6379");
+        let config = read(&[], &[mongo, redis, ("REDIS_DB", "3")], "").unwrap();
+        let state = &config.state;
+        assert_eq!(state.mongo.as_ref().unwrap().database, "mlx_fusion");
+        assert_eq!(state.redis.as_ref().unwrap().database, 3);
+        assert!(!format!("{config:?}").contains("hush"));
+        let Invalid(problems) = read(&[], &[("MONGO_URI", "hush@db")], "").unwrap_err();
+        assert!(problems[0].starts_with("state.mongo_uri: must start with"));
+        assert!(!problems[0].contains("hush"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Errors and JSON bodies in the contract's shape: nothing else leaves as an error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -56,10 +56,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A JSON body of a type; its errors name the field.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, app: &App) -> Answer<Self> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
         let body = read_body(request.into_body(), app.limits.max_body).await?;
         Ok(Self(json::parse(&body)?))
     }

@@ -3,17 +3,21 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, request::Parts},
-    middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use fusion_types::{Call, ErrorCode, Tenant, id::RequestId};
+use fusion_types::{Call, Error, ErrorCode, Tenant, id::RequestId};
+use futures::{FutureExt, future::BoxFuture};
 use metrics::{Counter, Histogram};
+use tower::Service;
 use tracing::Instrument;
 
 use super::Failure;
@@ -22,38 +26,64 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 
 /// The outermost layer around the routes.
-pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let id = request
-        .headers()
-        .get(REQUEST_ID)
-        .and_then(from_client)
-        .unwrap_or_else(RequestId::generate);
-    let method = known(request.method());
-    // The route's pattern, never the path: a path is the client's own text.
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map_or("none", MatchedPath::as_str);
-    request.extensions_mut().insert(id.clone());
+#[derive(Clone)]
+pub(crate) struct Observed<S>(pub(crate) S);
 
-    let span = tracing::info_span!("request", id = %id, method, route);
-    let mut response = next.run(request).instrument(span.clone()).await;
+impl<S> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
-    let took = started.elapsed();
-    let status = response.status();
-    let code = response
-        .extensions()
-        .get::<ErrorCode>()
-        .map_or("", |code| code.as_str());
-    span.in_scope(|| {
-        tracing::info!(
-            status = status.as_u16(),
-            code,
-            millis = took.as_millis(),
-            "answered"
-        )
-    });
-    count(method, route, status.as_u16(), took);
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
 
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let started = Instant::now();
+        let id = request
+            .headers()
+            .get(REQUEST_ID)
+            .and_then(from_client)
+            .unwrap_or_else(RequestId::generate);
+        let method = known(request.method());
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        request.extensions_mut().insert(id.clone());
+        let answering = self.0.call(request);
+        Box::pin(async move {
+            // The route's pattern, never the path: a path is the client's own text.
+            let route = matched.as_ref().map_or("none", MatchedPath::as_str);
+            let span = tracing::info_span!("request", id = %id, method, route);
+            let answering = AssertUnwindSafe(answering.instrument(span.clone()));
+            let mut response = match answering.catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Err(_) => {
+                    Failure(Error::internal("the server met a fault of its own")).into_response()
+                }
+            };
+            let took = started.elapsed();
+            span.in_scope(|| log(&response, took));
+            count(method, route, response.status().as_u16(), took);
+            mark(&mut response, &id, took);
+            Ok(response)
+        })
+    }
+}
+
+fn log(response: &Response, took: Duration) {
+    let code = response.extensions().get::<ErrorCode>();
+    tracing::info!(
+        status = response.status().as_u16(),
+        code = code.map_or("", |code| code.as_str()),
+        millis = took.as_millis(),
+        "answered"
+    );
+}
+
+fn mark(response: &mut Response, id: &RequestId, took: Duration) {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, value);
@@ -61,7 +91,6 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&format!("{:.6}", took.as_secs_f64())) {
         headers.insert(PROCESS_TIME, value);
     }
-    response
 }
 
 type Routes = HashMap<String, (Counter, Histogram)>;
@@ -131,5 +160,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             .cloned()
             .unwrap_or_else(RequestId::generate);
         Ok(Self(Call::interactive(id, Tenant::default())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use serde_json::Value;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_of_our_own_is_answered_in_the_contracts_shape() {
+        let broken = tower::service_fn(async |_: Request| -> Result<Response, Infallible> {
+            panic!("a fault");
+        });
+        let mut observed = Observed(broken);
+        let response = observed.call(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert!(response.headers().contains_key(REQUEST_ID));
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], "internal_error");
     }
 }

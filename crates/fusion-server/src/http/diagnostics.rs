@@ -30,7 +30,7 @@ pub(crate) async fn diagnostics(State(app): State<App>) -> Answer<Json<Value>> {
         "system": {
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "memory": known.machine.map(memory),
-            "store_healthy": app.storage.is_healthy(),
+            "store_healthy": app.storage.is_healthy().await,
             "draining": app.draining.is_cancelled(),
         },
         "resources": resources,

@@ -8,15 +8,16 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use fusion_storage::Health;
 use fusion_types::{Timestamp, model::ModelStatus};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::App;
 
 /// The same keys at 200 and at 503; 503 only when the store is gone or the server drains.
 pub(crate) async fn health(State(app): State<App>) -> Response {
     let started = Instant::now();
-    let store_connected = app.storage.is_healthy();
+    let store = app.storage.health().await;
     let cards = app.models.cards();
     let loaded: Vec<_> = cards
         .iter()
@@ -27,7 +28,7 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
         .filter(|card| card.status == ModelStatus::Failed)
         .count();
     let draining = app.draining.is_cancelled();
-    let healthy = store_connected && !draining;
+    let healthy = store.is_good() && !draining;
     let first = loaded.first().map(|card| card.id.clone());
     let body = json!({
         "status": if healthy { "ok" } else if draining { "draining" } else { "unavailable" },
@@ -43,7 +44,7 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
             "models_healthy": failed == 0,
             "models": loaded.iter().map(|card| &card.id).collect::<Vec<_>>(),
         },
-        "persistence": { "sqlite_connected": store_connected, "mongodb_connected": false, "redis_connected": false },
+        "persistence": persistence(store),
         "services": {
             "fusion_enabled": app.features.fusion,
             "rag_enabled": app.features.rag,
@@ -58,9 +59,20 @@ pub(crate) async fn live() -> Response {
 }
 
 pub(crate) async fn ready(State(app): State<App>) -> Response {
-    let ready = app.storage.is_healthy() && !app.draining.is_cancelled();
+    let store = app.storage.health().await;
+    let ready = store.is_good() && !app.draining.is_cancelled();
     let word = if ready { "ready" } else { "unavailable" };
-    (status(ready), Json(json!({ "status": word }))).into_response()
+    let body = json!({ "status": word, "persistence": persistence(store) });
+    (status(ready), Json(body)).into_response()
+}
+
+/// False also for what isn't used.
+fn persistence(store: Health) -> Value {
+    json!({
+        "sqlite_connected": store.sqlite.unwrap_or(false),
+        "mongodb_connected": store.mongo.unwrap_or(false),
+        "redis_connected": store.redis.unwrap_or(false),
+    })
 }
 
 fn status(healthy: bool) -> StatusCode {

@@ -2,8 +2,8 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use fusion_orchestrator::webhook::{
-    Deleted, Deliveries, DeliveryView, RegisterRequest, Registered, Tested, WebhookList,
-    WebhookView,
+    Deleted, Deliveries, DeliveryView, RegisterRequest, Registered, RotateRequest, Rotated, Tested,
+    WebhookList, WebhookView,
 };
 use fusion_types::id::{DeliveryId, WebhookId};
 
@@ -64,6 +64,26 @@ pub(crate) async fn test(
 ) -> Answer<Json<Tested>> {
     Ok(Json(
         webhooks.test(&call, &WebhookId::from_text(&id)).await?,
+    ))
+}
+
+pub(crate) async fn rotate(
+    State(App { webhooks, .. }): State<App>,
+    Caller(call): Caller,
+    PathParams(id): PathParams<String>,
+    JsonBody(request): JsonBody<RotateRequest>,
+) -> Answer<Json<Rotated>> {
+    let id = WebhookId::from_text(&id);
+    Ok(Json(webhooks.rotate(&call, &id, request).await?))
+}
+
+pub(crate) async fn enable(
+    State(App { webhooks, .. }): State<App>,
+    Caller(call): Caller,
+    PathParams(id): PathParams<String>,
+) -> Answer<Json<WebhookView>> {
+    Ok(Json(
+        webhooks.enable(&call, &WebhookId::from_text(&id)).await?,
     ))
 }
 

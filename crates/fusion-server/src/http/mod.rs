@@ -3,6 +3,7 @@
 mod answer;
 mod context;
 mod diagnostics;
+mod events;
 mod fusion;
 mod health;
 mod lanes;
@@ -16,19 +17,18 @@ mod queue;
 mod rag;
 mod window;
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    middleware,
-    response::IntoResponse,
     routing::{any, get, post},
 };
-use fusion_types::Error;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::layer::layer_fn;
 
 use crate::{config::Features, state::App};
 use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
-use context::Caller;
+use context::{Caller, Observed};
 pub(crate) use lanes::Lanes;
 pub(crate) use listen::serve;
 use not_built::{feature_disabled, method_not_allowed, not_built, not_found};
@@ -50,16 +50,11 @@ pub(crate) fn router(app: App) -> Router {
         ))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        // Bodies are bounded where they are read, with an answer that says so.
-        .layer(DefaultBodyLimit::disable())
-        .layer(CatchPanicLayer::custom(|_| {
-            Failure(Error::internal("the server met a fault of its own")).into_response()
-        }))
-        .layer(middleware::from_fn(context::observe))
-        .with_state(app)
+        .layer(layer_fn(Observed))
+        .with_state(Arc::new(app))
 }
 
-fn feature(enabled: bool, prefix: &str, routes: Router<App>) -> Router<App> {
+fn feature(enabled: bool, prefix: &str, routes: Router<Arc<App>>) -> Router<Arc<App>> {
     let routes = if enabled {
         routes
     } else {
@@ -70,7 +65,7 @@ fn feature(enabled: bool, prefix: &str, routes: Router<App>) -> Router<App> {
     Router::new().nest(prefix, routes)
 }
 
-fn operations() -> Router<App> {
+fn operations() -> Router<Arc<App>> {
     Router::new()
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
@@ -83,7 +78,7 @@ fn operations() -> Router<App> {
         .route("/internal/{*rest}", any(not_built))
 }
 
-fn openai() -> Router<App> {
+fn openai() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -117,7 +112,7 @@ fn openai() -> Router<App> {
         .route("/api/version", get(not_built))
 }
 
-fn fusion_routes() -> Router<App> {
+fn fusion_routes() -> Router<Arc<App>> {
     Router::new()
         .route("/orchestrate", post(fusion::orchestrate))
         .route("/workflows", get(fusion::list))
@@ -129,9 +124,13 @@ fn fusion_routes() -> Router<App> {
         .route("/runs/{*id}", any(not_built))
 }
 
-fn rag_routes() -> Router<App> {
+fn rag_routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/ingest", post(rag::ingest))
+        // Bodies are bounded where they are read, with an answer that says so.
+        .route(
+            "/ingest",
+            post(rag::ingest).layer(DefaultBodyLimit::disable()),
+        )
         .route("/query", post(rag::query))
         .route("/search", post(rag::search))
         .route(
@@ -154,17 +153,20 @@ fn rag_routes() -> Router<App> {
         .route("/conversations/{id}", any(not_built))
 }
 
-fn mcp_routes() -> Router<App> {
+fn mcp_routes() -> Router<Arc<App>> {
     Router::new()
         .route(
             "/jobs",
-            post(mcp_jobs::submit).get(mcp_jobs::list).delete(not_built),
+            post(mcp_jobs::submit)
+                .get(mcp_jobs::list)
+                .delete(mcp_jobs::cancel_group),
         )
-        .route("/jobs/bulk", post(not_built))
-        .route("/jobs/dead", get(not_built))
+        .route("/jobs/bulk", post(mcp_jobs::submit_bulk))
+        .route("/jobs/dead", get(mcp_jobs::dead))
+        .route("/groups/{group}", get(mcp_jobs::group))
         .route("/jobs/{id}", get(mcp_jobs::get).delete(mcp_jobs::cancel))
         .route("/jobs/{id}/retry", post(mcp_jobs::retry))
-        .route("/jobs/{id}/events", get(not_built))
+        .route("/jobs/{id}/events", get(mcp_jobs::follow))
         .route("/webhook", post(mcp_webhooks::register))
         .route(
             "/webhooks",
@@ -175,6 +177,8 @@ fn mcp_routes() -> Router<App> {
             get(mcp_webhooks::get).delete(mcp_webhooks::delete),
         )
         .route("/webhooks/{id}/test", post(mcp_webhooks::test))
+        .route("/webhooks/{id}/rotate", post(mcp_webhooks::rotate))
+        .route("/webhooks/{id}/enable", post(mcp_webhooks::enable))
         .route("/webhooks/{id}/deliveries", get(mcp_webhooks::deliveries))
         .route(
             "/webhooks/{id}/deliveries/{delivery}/redeliver",

@@ -4,7 +4,7 @@ use futures::StreamExt;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::server::Server;
+use crate::server::{DEADLINE, Server};
 
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -63,6 +63,19 @@ impl Client {
         answer
     }
 
+    /// Follows what happens.
+    pub(crate) async fn events(&self, path: &str) -> Happenings {
+        let request = self.http.get(self.url(path));
+        let request = request.header("accept", "text/event-stream");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Happenings {
+            body: Box::pin(answer.bytes_stream()),
+            text: String::new(),
+        }
+    }
+
     pub(crate) async fn stream(&self, body: &Value) -> Events {
         let answer = self
             .http
@@ -95,6 +108,33 @@ async fn read(answer: Response) -> (StatusCode, Value) {
 
 pub(crate) fn chat(model: &str, text: &str, stream: bool) -> Value {
     json!({ "model": model, "messages": [{ "role": "user", "content": text }], "stream": stream })
+}
+
+/// Things that happen, each as JSON.
+pub(crate) struct Happenings {
+    body: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    text: String,
+}
+
+impl Happenings {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let mut lines = event.lines();
+                // Comments keep the connection alive and have none.
+                let data = lines.find_map(|line| line.strip_prefix("data: "));
+                let event = data.map(|data| serde_json::from_str(data).unwrap());
+                self.text = rest.to_owned();
+                if event.is_some() {
+                    return event;
+                }
+                continue;
+            }
+            let piece = tokio::time::timeout(DEADLINE, self.body.next());
+            let piece = piece.await.expect("nothing happens")?.unwrap();
+            self.text.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+    }
 }
 
 /// The `data:` lines of a stream, one by one.

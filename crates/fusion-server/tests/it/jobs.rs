@@ -100,6 +100,8 @@ async fn what_was_acknowledged_survives_a_killed_server() {
     let mut receiver = Receiver::start().await;
     let mut job = chat_job("slow");
     job["callback_url"] = receiver.url.clone().into();
+    // Each kill may cost each job one.
+    job["max_attempts"] = 5.into();
     let mut ids = Vec::new();
     for round in 0..3 {
         let server = home.start().await;

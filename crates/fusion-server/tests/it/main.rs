@@ -5,7 +5,11 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
-#![expect(clippy::print_stdout, reason = "a skipped test says so")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a skipped test says so"
+)]
 
 mod arrows;
 mod bad_input;
@@ -15,15 +19,20 @@ mod cgroup;
 mod chat;
 mod choices;
 mod client;
+#[path = "../../../fusion-storage/tests/it/servers.rs"]
+mod databases;
 mod files;
 mod foreign;
 mod front_door;
 #[path = "../../../fusion-types/tests/it/hostile.rs"]
 mod hostile;
+mod hostile_endpoints;
+mod job_groups;
 mod jobs;
 mod kill;
 mod known;
 mod media;
+mod nodes;
 mod pull;
 mod quantize;
 mod rag;

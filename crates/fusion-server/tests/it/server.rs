@@ -158,6 +158,11 @@ impl Server {
         self.child.kill().await.unwrap();
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(mut self) {
+        timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();

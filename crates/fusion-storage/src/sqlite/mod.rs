@@ -19,11 +19,13 @@ use self::{
     writer::{Transaction, Writer},
 };
 use crate::{
-    error::{StoreError, closed},
-    lock::lock_folder,
+    error::{StoreError, closed, unavailable},
+    lock::{RESTORING, lock_folder},
 };
 
-const FILE: &str = "fusiond.sqlite";
+pub(crate) use schema::{KNOWN as SCHEMA, check_copy, copy};
+
+pub(crate) const FILE: &str = "fusiond.sqlite";
 
 pub(crate) struct Sqlite {
     writer: Writer,
@@ -35,6 +37,10 @@ impl Sqlite {
         let folder = folder.to_owned();
         tokio::task::spawn_blocking(move || {
             let lock = lock_folder(&folder)?;
+            if folder.join(RESTORING).exists() {
+                let message = "a backup was put into the data folder but not to the end; run `fusiond restore` again";
+                return Err(unavailable(message));
+            }
             let file = folder.join(FILE);
             let connection = schema::open(&file)?;
             let writer = Writer::start(connection, lock)?;

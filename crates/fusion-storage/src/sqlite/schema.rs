@@ -13,6 +13,9 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Each brings the schema from its index to the next version; `user_version` counts those that ran. Never changed once released.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
+/// The newest schema that this version knows.
+pub(crate) const KNOWN: u32 = MIGRATIONS.len() as u32;
+
 /// A database up to this size is checked after an unclean stop: that takes milliseconds. Larger ones rely on the write-ahead log's
 /// checksums, so that the server is always ready in time.
 const LARGEST_CHECKED: u64 = 8 << 20;
@@ -62,10 +65,9 @@ fn unreadable(file: &Path, error: &rusqlite::Error) -> fusion_types::Error {
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = MIGRATIONS.len() as u32;
     let Some(missing) = MIGRATIONS.get(version as usize..) else {
         let message = format!(
-            "the database has schema version {version}; this version of the server knows up to {known}"
+            "the database has schema version {version}; this version of the server knows up to {KNOWN}"
         );
         return Err(unavailable(message).into());
     };
@@ -75,9 +77,33 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     for migration in missing {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", known)?;
+    transaction.pragma_update(None, "user_version", KNOWN)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Copies the database as it is at one moment, also while a server writes to it, and checks the copy. Returns its schema's version.
+pub(crate) fn copy(file: &Path, to: &Path) -> Result<u32> {
+    let copied = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .and_then(|connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+            connection.pragma_query_value(None, "user_version", |row| row.get(0))
+        })
+        .map_err(|error| unreadable(file, &error))?;
+    check_copy(to)?;
+    Ok(copied)
+}
+
+/// # Errors
+/// `store_unavailable` where the file is no database, or a damaged one.
+pub(crate) fn check_copy(file: &Path) -> Result<()> {
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| unreadable(file, &error))?;
+    check(&connection).map_err(|error| match error {
+        StoreError::Sqlite(error) => unreadable(file, &error),
+        other => other.into(),
+    })
 }
 
 fn check(connection: &Connection) -> Result<(), StoreError> {

@@ -64,11 +64,7 @@ async fn child_fills_its_disk() {
     let folder = std::env::var_os(FOLDER).expect("only the test above starts this");
     let filler = Path::new(&folder).join("filler");
     std::fs::write(&filler, vec![1; 1 << 20]).unwrap();
-    let storage = open(&Config {
-        data_dir: folder.clone().into(),
-    })
-    .await
-    .unwrap();
+    let storage = open(&Config::new(folder.clone())).await.unwrap();
     let jobs = &*storage.jobs;
     let large = || NewJob {
         input: json!("x".repeat(50_000)),
@@ -96,7 +92,7 @@ async fn child_fills_its_disk() {
     while file.write_all(&[1; 512]).is_ok() {}
     let refused = jobs.insert(vec![large()]).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::StoreUnavailable, "{refused}");
-    assert!(!storage.is_healthy());
+    assert!(!storage.is_healthy().await);
     assert!(ids.len() > 10);
     let file = futures::stream::iter([Ok(vec![1; 1 << 20].into())]).boxed();
     let refused = storage.blobs.put(&BlobId::generate(), file).await;
@@ -115,7 +111,7 @@ async fn child_fills_its_disk() {
     std::fs::remove_file(filler).unwrap();
     std::fs::remove_file(rest).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !storage.is_healthy() {
+    while !storage.is_healthy().await {
         assert!(Instant::now() < deadline, "the store doesn't recover");
         tokio::task::yield_now().await;
     }

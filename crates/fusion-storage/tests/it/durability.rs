@@ -38,11 +38,7 @@ async fn no_acknowledged_job_is_lost_to_kill_9() {
             "round {round} got nothing done"
         );
 
-        let storage = open(&Config {
-            data_dir: folder.path().to_owned(),
-        })
-        .await
-        .unwrap();
+        let storage = open(&Config::new(folder.path().to_owned())).await.unwrap();
         for id in &acknowledged {
             let found = storage
                 .jobs
@@ -114,11 +110,7 @@ fn run_and_kill(folder: &Path, lifetime: Duration) -> Vec<String> {
 #[ignore = "the child process of the kill test: it ends only by being killed"]
 async fn child_inserts_until_killed() {
     let folder = std::env::var_os(FOLDER).expect("only the kill test starts this");
-    let storage = open(&Config {
-        data_dir: folder.into(),
-    })
-    .await
-    .unwrap();
+    let storage = open(&Config::new(folder)).await.unwrap();
     let insert_and_say = async || {
         loop {
             let id = insert(&*storage.jobs, new_job()).await.job_id;

@@ -1,6 +1,6 @@
 //! Any sequence of what clients and workers do to jobs, against a simple model.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fusion_types::{
     ErrorCode, Tenant, Timestamp,
@@ -161,26 +161,49 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_store_does_what_the_model_does(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = new_store().await;
-            let jobs = &*store.storage.jobs;
-            let mut model = Model::default();
-            for step in steps {
-                run(jobs, &mut model, step).await;
-            }
-            check(jobs, &model).await;
-            check_payloads(jobs, &model).await;
-        });
-    }
+/// What a server that starts does to the leases of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leases {
+    /// It ends them: there is no other server.
+    AreReleased,
+    /// They run out: other servers are alive.
+    RunOut,
 }
 
-async fn run(jobs: &dyn JobStore, model: &mut Model, step: Step) {
+#[test]
+fn the_store_does_what_the_model_does() {
+    check_cases(48, Leases::AreReleased, async || {
+        let store = new_store().await;
+        (Arc::clone(&store.storage.jobs), store)
+    });
+}
+
+/// As many random sequences, each on a new store. What comes with a store goes after it.
+pub(crate) fn check_cases<Rest>(
+    cases: u32,
+    leases: Leases,
+    new_store: impl AsyncFn() -> (Arc<dyn JobStore>, Rest),
+) {
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(steps in steps())| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (jobs, _rest) = new_store().await;
+            let mut model = Model::default();
+            for step in steps {
+                run(&*jobs, &mut model, leases, step).await;
+            }
+            check(&*jobs, &model).await;
+            check_payloads(&*jobs, &model).await;
+        });
+    });
+}
+
+async fn run(jobs: &dyn JobStore, model: &mut Model, leases: Leases, step: Step) {
     match step {
         Step::Insert => {
             let sort_key = model.jobs.len() as i64;
@@ -223,6 +246,9 @@ async fn run(jobs: &dyn JobStore, model: &mut Model, step: Step) {
         }
         Step::Cancel { pick } if !model.jobs.is_empty() => cancel(jobs, model, pick).await,
         Step::Retry { pick } if !model.jobs.is_empty() => retry(jobs, model, pick).await,
+        Step::ReleaseAll if leases == Leases::RunOut => {
+            assert_eq!(jobs.release_all_leases().await.unwrap(), 0);
+        }
         Step::ReleaseAll => {
             let running = model
                 .jobs

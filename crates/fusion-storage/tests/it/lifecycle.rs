@@ -15,9 +15,7 @@ use crate::{
 #[tokio::test]
 async fn a_folder_serves_one_server_at_a_time() {
     let store = new_store().await;
-    let config = Config {
-        data_dir: store.folder.path().to_owned(),
-    };
+    let config = Config::new(store.folder.path().to_owned());
     let Err(refused) = open(&config).await else {
         panic!("two servers on one folder")
     };
@@ -34,9 +32,7 @@ async fn a_folder_serves_one_server_at_a_time() {
 #[tokio::test]
 async fn what_was_stored_is_there_after_a_restart() {
     let store = new_store().await;
-    let config = Config {
-        data_dir: store.folder.path().to_owned(),
-    };
+    let config = Config::new(store.folder.path().to_owned());
     let job = insert(&*store.storage.jobs, new_job()).await;
     let claimed = claim(&*store.storage.jobs, 1, HOUR).await;
     store
@@ -71,9 +67,9 @@ async fn what_was_stored_is_there_after_a_restart() {
 async fn a_closed_store_says_so() {
     let store = new_store().await;
     let parts = store.storage.clone();
-    assert!(parts.is_healthy());
+    assert!(parts.is_healthy().await);
     store.storage.close().await.unwrap();
-    assert!(!parts.is_healthy());
+    assert!(!parts.is_healthy().await);
     let read = parts
         .jobs
         .get(&Tenant::default(), &new_job().id)
@@ -90,9 +86,7 @@ async fn a_closed_store_says_so() {
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let store = new_store().await;
-    let config = Config {
-        data_dir: store.folder.path().to_owned(),
-    };
+    let config = Config::new(store.folder.path().to_owned());
     store.storage.close().await.unwrap();
     let file = config.data_dir.join("fusiond.sqlite");
     Connection::open(&file)
@@ -109,9 +103,7 @@ async fn a_database_of_a_newer_version_is_refused() {
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused() {
     let store = new_store().await;
-    let config = Config {
-        data_dir: store.folder.path().to_owned(),
-    };
+    let config = Config::new(store.folder.path().to_owned());
     store.storage.close().await.unwrap();
     std::fs::write(
         config.data_dir.join("fusiond.sqlite"),
@@ -131,11 +123,7 @@ async fn a_folder_that_cannot_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let Err(refused) = open(&Config {
-        data_dir: file.join("data"),
-    })
-    .await
-    else {
+    let Err(refused) = open(&Config::new(file.join("data"))).await else {
         panic!("a folder in a file")
     };
     assert_eq!(refused.code, ErrorCode::StoreUnavailable);
@@ -158,7 +146,7 @@ async fn a_failed_write_takes_nobody_with_it() {
     );
     assert!(good.is_ok() && bad.is_err() && fine.is_ok());
     assert_eq!(jobs.counts().await.unwrap().queued, 2);
-    assert!(store.storage.is_healthy());
+    assert!(store.storage.is_healthy().await);
 }
 
 /// While another process holds the database, as a disk that is full or gone would, writes are refused and reads go on; then the
@@ -173,14 +161,14 @@ async fn a_store_that_cannot_write_says_so_and_recovers() {
     let refused = jobs.insert(vec![new_job()]).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::StoreUnavailable);
     assert!(refused.retry_after.is_some());
-    assert!(!store.storage.is_healthy());
+    assert!(!store.storage.is_healthy().await);
     assert_eq!(
         jobs.get(&Tenant::default(), &job.job_id).await.unwrap(),
         Some(job)
     );
     other.execute_batch("ROLLBACK").unwrap();
     let deadline = Instant::now() + HOUR / 120;
-    while !store.storage.is_healthy() {
+    while !store.storage.is_healthy().await {
         assert!(Instant::now() < deadline, "the store doesn't recover");
         tokio::task::yield_now().await;
     }

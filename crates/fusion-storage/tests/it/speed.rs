@@ -104,11 +104,9 @@ async fn commits_and_claims_a_second() {
     );
     store.storage.close().await.unwrap();
     let began = Instant::now();
-    let storage = open(&Config {
-        data_dir: store.folder.path().to_owned(),
-    })
-    .await
-    .unwrap();
+    let storage = open(&Config::new(store.folder.path().to_owned()))
+        .await
+        .unwrap();
     println!("opened again: {:?}", began.elapsed());
     storage.close().await.unwrap();
 }

@@ -13,11 +13,7 @@ pub(crate) struct TestStore {
 
 pub(crate) async fn new_store() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
-    let storage = open(&Config {
-        data_dir: folder.path().to_owned(),
-    })
-    .await
-    .unwrap();
+    let storage = open(&Config::new(folder.path().to_owned())).await.unwrap();
     TestStore { storage, folder }
 }
 
@@ -47,6 +43,7 @@ run! { jobs:
     job_ends::a_failed_job_can_be_retried,
     jobs::a_key_makes_one_job,
     jobs::a_group_of_jobs_is_inserted_whole_or_not_at_all,
+    jobs::large_values_are_kept,
     job_views::lists_filter_sort_and_count,
     job_views::tenants_see_only_their_own,
     job_views::positions_and_counts_follow_the_queue,
@@ -72,6 +69,7 @@ run! { records:
 
 run! { blobs:
     blobs::a_file_is_read_as_it_was_written,
+    blobs::a_large_file_is_read_from_anywhere,
     blobs::an_empty_file_is_a_file,
     blobs::a_source_that_breaks_off_leaves_nothing,
     blobs::what_is_deleted_is_gone,

@@ -2,13 +2,15 @@
 
 use fusion_types::{
     Error, ErrorCode, Result,
-    chat::{FinishReason, TokenLogprob, ToolCall, Usage, WholeAnswer},
+    chat::{ChatEvent, FinishReason, TokenLogprob, ToolCall, Usage, WholeAnswer},
     inference::Generation,
     model::ModelId,
 };
 use futures::StreamExt;
 use serde::Serialize;
 use serde_json::Value;
+
+use super::Progress;
 
 /// Assumed where the request sets no limit.
 pub(super) const TYPICAL_TOKENS: u32 = 256;
@@ -30,10 +32,17 @@ struct Answer {
 
 /// # Errors
 /// Of the generation; `engine_crashed` where it ended without a reason.
-pub(super) async fn whole(mut generation: Generation) -> Result<Value> {
+pub(super) async fn whole(mut generation: Generation, progress: &Progress) -> Result<Value> {
     let mut whole = WholeAnswer::default();
     while let Some(event) = generation.events.next().await {
-        whole.add(event?);
+        let event = event?;
+        if let ChatEvent::Delta(delta) = &event {
+            progress.add(
+                delta.content.as_deref().unwrap_or_default(),
+                delta.reasoning_content.as_deref().unwrap_or_default(),
+            );
+        }
+        whole.add(event);
     }
     let Some(finish_reason) = whole.finish_reason else {
         let message = "the answer ended before it was finished";

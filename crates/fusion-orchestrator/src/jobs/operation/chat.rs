@@ -7,7 +7,7 @@ use fusion_types::{
 };
 use serde_json::Value;
 
-use super::{Work, answer, fields, in_input, rough_tokens};
+use super::{Progress, Work, answer, fields, in_input, rough_tokens};
 
 pub(super) struct Chat(ChatRequest);
 
@@ -36,8 +36,14 @@ impl Chat {
         }
     }
 
-    pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
-        answer::whole(inference.chat(call, self.0).await?).await
+    pub(super) async fn run(
+        self,
+        call: &Call,
+        inference: &dyn Inference,
+        progress: &Progress,
+    ) -> Result<Value> {
+        let generation = inference.chat(call, self.0).await?;
+        answer::whole(generation, progress).await
     }
 }
 

@@ -7,7 +7,7 @@ use fusion_types::{
 };
 use serde_json::Value;
 
-use super::{Work, answer, fields, in_input};
+use super::{Progress, Work, answer, fields, in_input};
 
 pub(super) struct Completion(CompletionRequest);
 
@@ -37,8 +37,14 @@ impl Completion {
         }
     }
 
-    pub(super) async fn run(self, call: &Call, inference: &dyn Inference) -> Result<Value> {
-        answer::whole(inference.complete(call, self.0).await?).await
+    pub(super) async fn run(
+        self,
+        call: &Call,
+        inference: &dyn Inference,
+        progress: &Progress,
+    ) -> Result<Value> {
+        let generation = inference.complete(call, self.0).await?;
+        answer::whole(generation, progress).await
     }
 }
 

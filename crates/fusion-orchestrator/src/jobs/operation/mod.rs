@@ -24,6 +24,7 @@ mod rerank;
 mod routes;
 
 pub use progress::Progress;
+pub(crate) use progress::{Partial, Reported};
 use routes::{RagIngest, RagQuery};
 
 /// What is to be done, as it was submitted.
@@ -156,10 +157,13 @@ impl Operations for LocalOperations {
 
     async fn run(&self, call: &Call, work: Work, progress: Progress) -> Result<Value> {
         match work.operation {
-            Operation::Chat => chat::parse(&work)?.run(call, &*self.inference).await,
+            Operation::Chat => {
+                let chat = chat::parse(&work)?;
+                chat.run(call, &*self.inference, &progress).await
+            }
             Operation::Completion => {
                 let completion = completion::parse(&work)?;
-                completion.run(call, &*self.inference).await
+                completion.run(call, &*self.inference, &progress).await
             }
             Operation::Embed => embed::parse(&work)?.run(call, &*self.inference).await,
             Operation::Rerank => rerank::parse(&work)?.run(call, &*self.inference).await,

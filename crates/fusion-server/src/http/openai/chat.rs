@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -7,9 +9,12 @@ use axum::{
 };
 use fusion_types::{
     Result,
-    chat::{ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeAnswer},
+    chat::{
+        ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeAnswer,
+        WholeChat,
+    },
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     super::{Answer, App, Caller, JsonBody},
@@ -19,9 +24,7 @@ use super::{
 };
 
 pub(crate) async fn create(
-    State(App {
-        inference, tasks, ..
-    }): State<App>,
+    State(app): State<Arc<App>>,
     Caller(call): Caller,
     JsonBody(body): JsonBody<Value>,
 ) -> Answer<Response> {
@@ -30,11 +33,11 @@ pub(crate) async fn create(
     let streamed = request.stream;
     let wanted = Wanted::chats(request);
     let n = wanted.len();
-    let choices = Choices::begin(&inference, &call, wanted, n).await?;
+    let choices = Choices::begin(&app.inference, &call, wanted, n).await?;
     let about = About::new("chatcmpl", &call, &choices);
     let (model, route) = (about.model.clone(), choices.route.clone());
     let mut response = if streamed {
-        stream::respond(&tasks, choices, ChatChunks::new(about, n), options)
+        stream::respond(&app.tasks, choices, ChatChunks::new(about, n), options)
     } else {
         Json(gather(choices, &about).await?).into_response()
     };
@@ -42,26 +45,25 @@ pub(crate) async fn create(
     Ok(response)
 }
 
-async fn gather(choices: Choices, about: &About) -> Result<Value> {
+async fn gather(choices: Choices, about: &About) -> Result<WholeChat<'_>> {
     let (answers, usage) = choices.gather().await?;
-    Ok(whole(about, answers, &usage))
+    Ok(whole(about, answers, usage))
 }
 
 /// The answer that isn't streamed.
-pub(super) fn whole(about: &About, answers: Vec<WholeAnswer>, usage: &Usage) -> Value {
+pub(super) fn whole(about: &About, answers: Vec<WholeAnswer>, usage: Usage) -> WholeChat<'_> {
     let choices = answers.into_iter().enumerate();
-    let choices: Vec<Value> = choices
-        .map(|(index, answer)| answer.into_choice(index))
-        .collect();
-    json!({
-        "id": about.id,
-        "object": "chat.completion",
-        "created": about.created,
-        "model": about.model,
-        "choices": choices,
-        "usage": usage,
-        "request_id": about.request_id,
-    })
+    WholeChat {
+        id: Some(&about.id),
+        object: WholeChat::OBJECT,
+        created: Some(about.created),
+        model: &about.model,
+        choices: choices
+            .map(|(index, answer)| answer.into_choice(index))
+            .collect(),
+        usage,
+        request_id: Some(&about.request_id),
+    }
 }
 
 struct ChatChunks {

@@ -1,5 +1,7 @@
 //! `POST /v1/completions`: text that a model goes on with, without a chat template around it.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -20,9 +22,7 @@ use super::{
 };
 
 pub(crate) async fn create(
-    State(App {
-        inference, tasks, ..
-    }): State<App>,
+    State(app): State<Arc<App>>,
     Caller(call): Caller,
     JsonBody(body): JsonBody<Value>,
 ) -> Answer<Response> {
@@ -31,7 +31,7 @@ pub(crate) async fn create(
     let streamed = requests.iter().any(|request| request.stream);
     let wanted = Wanted::texts(requests, n);
     let count = wanted.len();
-    let choices = Choices::begin(&inference, &call, wanted, n as usize).await?;
+    let choices = Choices::begin(&app.inference, &call, wanted, n as usize).await?;
     let about = About::new("cmpl", &call, &choices);
     let (model, route) = (about.model.clone(), choices.route.clone());
     let mut response = if streamed {
@@ -39,7 +39,7 @@ pub(crate) async fn create(
             about,
             written: vec![0; count],
         };
-        stream::respond(&tasks, choices, chunks, options)
+        stream::respond(&app.tasks, choices, chunks, options)
     } else {
         Json(gather(choices, &about).await?).into_response()
     };

@@ -32,7 +32,7 @@ impl Dialect for OpenAi {
                 let (model, answer) = generated(job)?;
                 let about = About::of_job("chatcmpl", job, model);
                 let usage = answer.usage.clone();
-                Ok(chat::whole(&about, vec![answer], &usage))
+                written(chat::whole(&about, vec![answer], usage))
             }
             Endpoint::Completion => {
                 let (model, answer) = generated(job)?;

@@ -1,5 +1,7 @@
 //! `POST /v1/embeddings`.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fusion_types::{
@@ -54,7 +56,7 @@ enum Encoding {
 const MOST_INPUTS: usize = 2048;
 
 pub(crate) async fn create(
-    State(App { inference, .. }): State<App>,
+    State(app): State<Arc<App>>,
     Caller(call): Caller,
     JsonBody(body): JsonBody<Body>,
 ) -> Answer<Json<Value>> {
@@ -65,7 +67,7 @@ pub(crate) async fn create(
         input: body.input,
         truncate: body.truncate,
     };
-    let embedded = inference.embed(&call, request).await?;
+    let embedded = app.inference.embed(&call, request).await?;
     let vectors = &embedded.vectors;
     let (model, tokens) = (embedded.model.as_str(), vectors.tokens);
     Ok(Json(whole(model, vectors.rows(), tokens, &form)?))

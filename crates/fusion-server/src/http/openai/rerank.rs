@@ -1,5 +1,7 @@
 //! `POST /v1/rerank`, in the shape that Jina and Cohere clients use.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State};
 use fusion_types::{Error, rerank::RerankRequest};
 use serde::Deserialize;
@@ -30,7 +32,7 @@ enum Document {
 const MOST_DOCUMENTS: usize = 1000;
 
 pub(crate) async fn create(
-    State(App { inference, .. }): State<App>,
+    State(app): State<Arc<App>>,
     Caller(call): Caller,
     JsonBody(body): JsonBody<Body>,
 ) -> Answer<Json<Value>> {
@@ -54,7 +56,7 @@ pub(crate) async fn create(
         documents: documents.clone(),
         truncate: body.truncate,
     };
-    let reranked = inference.rerank(&call, request).await?;
+    let reranked = app.inference.rerank(&call, request).await?;
     let mut results = reranked.scores.results;
     results.sort_by(|a, b| {
         b.relevance_score

@@ -15,7 +15,7 @@ use super::{
 use crate::error::StoreError;
 
 /// A position beyond this is the queue's length: counting further would make every submit as slow as the queue is long.
-const FURTHEST_COUNTED: u32 = 10_000;
+const FURTHEST_COUNTED: u32 = 1_000;
 
 pub(super) fn list(
     connection: &Connection,

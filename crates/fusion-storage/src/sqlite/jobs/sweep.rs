@@ -1,7 +1,5 @@
 //! Removing what nobody may see or need any more.
 
-use std::time::Duration;
-
 use fusion_types::Timestamp;
 
 use super::{
@@ -9,10 +7,7 @@ use super::{
     payload,
     row::{self, JobRow},
 };
-use crate::error::StoreError;
-
-/// How long a failed job's input is kept, so that it can be retried.
-pub(super) const FAILED_PAYLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
+use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
 
 pub(super) struct Swept {
     pub(super) jobs: u64,

@@ -11,9 +11,8 @@ use super::{
     super::{to_stored, writer::Transaction},
     dependencies, job_not_found,
     row::{self, JobRow, save_transition},
-    sweep::FAILED_PAYLOAD_KEPT,
 };
-use crate::error::StoreError;
+use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
 
 /// Jobs of a group that one transaction looks at.
 const CANCELLED_AT_ONCE: u32 = 200;

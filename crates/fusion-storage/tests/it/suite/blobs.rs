@@ -37,6 +37,19 @@ pub(crate) async fn a_file_is_read_as_it_was_written(store: &dyn BlobStore) {
     assert!(read(store, &id, 2_000_000).await.is_empty());
 }
 
+/// Larger than any part that a backend may cut it into.
+pub(crate) async fn a_large_file_is_read_from_anywhere(store: &dyn BlobStore) {
+    let id = BlobId::generate();
+    let bytes: Vec<u8> = (0..9_000_001_u32).map(|n| (n % 251) as u8).collect();
+    let given = bytes
+        .chunks(1 << 20)
+        .map(|piece| Ok(Bytes::from(piece.to_vec())));
+    store.put(&id, pieces(given.collect())).await.unwrap();
+    for offset in [0, 1, 4 << 20, (4 << 20) + 7, 9_000_000] {
+        assert!(read(store, &id, offset as u64).await == bytes[offset..]);
+    }
+}
+
 pub(crate) async fn an_empty_file_is_a_file(store: &dyn BlobStore) {
     let id = BlobId::generate();
     assert_eq!(store.put(&id, pieces(Vec::new())).await.unwrap(), 0);

@@ -368,3 +368,20 @@ pub(crate) async fn restart_makes_running_jobs_claimable(store: &dyn JobStore) {
         .unwrap_err();
     assert_eq!(stale.code, ErrorCode::VersionConflict);
 }
+
+/// Beyond what one document of a database holds.
+pub(crate) async fn large_values_are_kept(store: &dyn JobStore) {
+    let large = |letter: &str| json!({ "content": letter.repeat(40 << 20) });
+    let new = NewJob {
+        input: large("i"),
+        ..new_job()
+    };
+    insert(store, new.clone()).await;
+    let claimed = claim_one(store).await;
+    assert!(claimed.input == new.input);
+    let done = finish(store, &claimed, Outcome::Completed(large("r"))).await;
+    assert!(done.result == Some(large("r")));
+    assert!(get(store, &new.id).await == done);
+    let changes = store.changes(Seq(0), 10).await.unwrap();
+    assert!(changes.last().unwrap().job == done);
+}

@@ -1,0 +1,150 @@
+//! The socket that an engine listens on. Only news of bytes to read wakes its thread: a socket says as well that the other
+//! end has read what was sent, which would be a wake-up for nothing with every answer.
+
+use std::{
+    io::{self, IoSlice, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::serve;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
+    net::{UnixListener, unix::SocketAddr},
+};
+
+/// Between tries where the system has no room for another connection.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Listener(pub(crate) UnixListener);
+
+impl serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let accepted = self.0.accept().await;
+            match accepted
+                .and_then(|(stream, from)| Ok((Connection::new(stream.into_std()?)?, from)))
+            {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept a connection");
+                    tokio::time::sleep(NO_ROOM_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+pub(crate) struct Connection {
+    stream: AsyncFd<UnixStream>,
+    /// Tells when there is room again, once there was none.
+    full: Option<AsyncFd<UnixStream>>,
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self {
+            stream: registered(stream, Interest::READABLE)?,
+            full: None,
+        })
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&UnixStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.stream.get_ref();
+        loop {
+            match send(stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                sent => return Poll::Ready(sent),
+            }
+            let full = match &self.full {
+                Some(full) => full,
+                None => {
+                    let other = registered(stream.try_clone()?, Interest::WRITABLE)?;
+                    self.full.insert(other)
+                }
+            };
+            ready!(full.poll_write_ready(cx))?.clear_ready();
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.stream.poll_read_ready(cx))?;
+            let room = buffer.remaining();
+            match self.stream.get_ref().read(buffer.initialize_unfilled()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    // There is no more, which need not be asked for to be known.
+                    if count < room {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut()
+            .poll_send(cx, |mut stream| stream.write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut()
+            .poll_send(cx, |mut stream| stream.write_vectored(parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.stream.get_ref().shutdown(Shutdown::Write))
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what took its place is unsafe, for descriptors that may be closed meanwhile; a stream's own isn't"
+)]
+fn registered(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    AsyncFd::with_interest(stream, interest)
+}

@@ -1,0 +1,363 @@
+//! What the linker calls in place of llama.cpp's own functions.
+
+use std::{
+    cell::Cell,
+    ffi::{c_int, c_void},
+    slice,
+};
+
+use llama_cpp_4::model::params::LlamaModelParams;
+use llama_cpp_sys_4 as sys;
+
+use super::{
+    q4_1::Q4_1,
+    q4_k::Q4K,
+    q6_k::Q6K,
+    tiles::{self, Kind, Matrix, Output, ROWS},
+};
+
+thread_local! {
+    /// Whether models may be loaded into memory of ggml's own order, in the parameters that are made on this thread.
+    static MAY_REPACK: Cell<bool> = const { Cell::new(true) };
+}
+
+/// The head of `ggml_compute_params`: which of how many threads calls.
+#[repr(C)]
+struct Params {
+    thread: c_int,
+    threads: c_int,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "llama.cpp's own, of which the linker made these names"
+)]
+unsafe extern "C" {
+    fn __real_llamafile_sgemm(
+        params: *const Params,
+        m: i64,
+        n: i64,
+        k: i64,
+        a: *const c_void,
+        lda: i64,
+        b: *const c_void,
+        ldb: i64,
+        c: *mut f32,
+        ldc: i64,
+        a_type: c_int,
+        b_type: c_int,
+        c_type: c_int,
+    ) -> bool;
+    fn __real_ggml_compute_forward_mul_mat_tiled(
+        params: *const c_void,
+        product: *mut sys::ggml_tensor,
+    ) -> bool;
+    fn __real_llama_model_default_params() -> sys::llama_model_params;
+}
+
+/// As [`super::model_params`]. The wrapper has no setting for it.
+pub(super) fn model_params(gains_by_repacking: bool) -> LlamaModelParams {
+    MAY_REPACK.set(gains_by_repacking || !has_k_kinds());
+    let params = LlamaModelParams::default();
+    MAY_REPACK.set(true);
+    params
+}
+
+#[expect(unsafe_code, reason = "llama.cpp's callers expect it")]
+#[unsafe(no_mangle)]
+extern "C" fn __wrap_llama_model_default_params() -> sys::llama_model_params {
+    // SAFETY: it takes nothing.
+    let mut params = unsafe { __real_llama_model_default_params() };
+    params.use_extra_bufts &= MAY_REPACK.get();
+    params
+}
+
+/// The product of two tensors as ggml's tiles make it, from eight columns on; false where they don't, so that ggml goes on to ask
+/// [`__wrap_llamafile_sgemm`]. Ours are quicker.
+#[expect(unsafe_code, reason = "ggml calls it in place of its own")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __wrap_ggml_compute_forward_mul_mat_tiled(
+    params: *const c_void,
+    product: *mut sys::ggml_tensor,
+) -> bool {
+    // SAFETY: ggml passes a product of two tensors.
+    let (weights, inputs) = unsafe { (&*(*product).src[0], &*(*product).src[1]) };
+    let is_ours = matches!(weights.type_, sys::GGML_TYPE_Q4_K | sys::GGML_TYPE_Q6_K)
+        && inputs.type_ == sys::GGML_TYPE_F32
+        && weights.ne[1] % ROWS as i64 == 0
+        && has_k_kinds();
+    // SAFETY: the same call.
+    !is_ours && unsafe { __real_ggml_compute_forward_mul_mat_tiled(params, product) }
+}
+
+/// As the original: `c` becomes the product of the `m` rows at `a` and the `n` columns at `b`, of `k` blocks each; a row begins
+/// `lda` blocks after the one before, and so on. Each thread computes a part. False where nothing was done.
+#[expect(unsafe_code, reason = "ggml calls it in place of its own")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __wrap_llamafile_sgemm(
+    params: *const Params,
+    m: i64,
+    n: i64,
+    k: i64,
+    a: *const c_void,
+    lda: i64,
+    b: *const c_void,
+    ldb: i64,
+    c: *mut f32,
+    ldc: i64,
+    a_type: c_int,
+    b_type: c_int,
+    c_type: c_int,
+) -> bool {
+    let [a_kind, b_kind, c_kind] = [a_type, b_type, c_type].map(c_int::cast_unsigned);
+    if let [Ok(rows), Ok(columns), Ok(length), Ok(lda), Ok(ldb), Ok(ldc)] =
+        [m, n, k, lda, ldb, ldc].map(usize::try_from)
+        && rows % ROWS == 0
+        && rows.min(columns).min(length) > 0
+        && c_kind == sys::GGML_TYPE_F32
+    {
+        let call = Call {
+            params,
+            rows,
+            columns,
+            length,
+            weights: (a, lda),
+            inputs: (b, ldb),
+            output: (c, ldc),
+        };
+        // A single column ggml's own code of the K types multiplies as quickly as memory brings its weights.
+        let many = columns > 1 && has_k_kinds();
+        // SAFETY: ggml passes what it says: rows and columns of so many blocks of these types, which are alive and not written to
+        // during the call, and room for the product, of which no two threads are given the same part.
+        unsafe {
+            match (a_kind, b_kind) {
+                (sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q8_1) if tiles::are_supported() => {
+                    call.multiply::<Q4_1>();
+                    return true;
+                }
+                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if many => {
+                    call.multiply::<Q4K>();
+                    return true;
+                }
+                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if many => {
+                    call.multiply::<Q6K>();
+                    return true;
+                }
+                _ => {}
+            }
+        }
+    }
+    // SAFETY: the same call.
+    unsafe {
+        __real_llamafile_sgemm(
+            params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type,
+        )
+    }
+}
+
+/// With AVX-512 ggml has other code for these types, which ours wasn't compared with.
+#[expect(unsafe_code, reason = "ggml knows what it was compiled for")]
+fn has_k_kinds() -> bool {
+    // SAFETY: it takes nothing.
+    tiles::are_supported() && unsafe { sys::ggml_cpu_has_avx512() } == 0
+}
+
+struct Call {
+    params: *const Params,
+    rows: usize,
+    columns: usize,
+    length: usize,
+    weights: (*const c_void, usize),
+    inputs: (*const c_void, usize),
+    output: (*mut f32, usize),
+}
+
+impl Call {
+    /// # Safety
+    /// The call is what ggml made, for these types, on a processor that they are for.
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn multiply<K: Kind>(&self) {
+        // SAFETY: so the caller says.
+        unsafe {
+            let weights = matrix::<K::Weight>(self.weights, self.rows, self.length);
+            let inputs = matrix::<K::Input>(self.inputs, self.columns, self.length);
+            let output = Output::new(self.output.0, self.output.1);
+            let Params { thread, threads } = *self.params;
+            let until = |thread: c_int| self.rows / ROWS * thread as usize / threads as usize;
+            let part = until(thread)..until(thread + 1);
+            tiles::multiply::<K>(&weights, &inputs, self.columns, self.length, output, &part);
+        }
+    }
+}
+
+/// # Safety
+/// There are `count` rows of `length` blocks, each so many blocks after the one before.
+#[expect(unsafe_code, reason = "ggml passes addresses")]
+unsafe fn matrix<'a, T>(
+    (first, stride): (*const c_void, usize),
+    count: usize,
+    length: usize,
+) -> Matrix<'a, T> {
+    // SAFETY: so the caller says; the last row ends with its last block.
+    let blocks = unsafe { slice::from_raw_parts(first.cast(), (count - 1) * stride + length) };
+    Matrix { blocks, stride }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{array, ptr};
+
+    use super::*;
+
+    /// What ggml makes of weights times inputs.
+    #[expect(unsafe_code, reason = "ggml is C")]
+    fn product(
+        kind: sys::ggml_type,
+        weights: &[f32],
+        inputs: &[f32],
+        length: usize,
+        threads: c_int,
+    ) -> Vec<f32> {
+        let (rows, columns) = (weights.len() / length, inputs.len() / length);
+        let [elements, rows_, columns_] = [length, rows, columns].map(|size| size as i64);
+        let parameters = sys::ggml_init_params {
+            mem_size: 64 << 20,
+            mem_buffer: ptr::null_mut(),
+            no_alloc: false,
+        };
+        // SAFETY: the context has room for all of it, the sizes are the tensors' own, and nothing outlives the context.
+        unsafe {
+            sys::ggml_cpu_init();
+            let context = sys::ggml_init(parameters);
+            let a = sys::ggml_new_tensor_2d(context, kind, elements, rows_);
+            let b = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, elements, columns_);
+            let data = sys::ggml_get_data(a);
+            sys::ggml_quantize_chunk(
+                kind,
+                weights.as_ptr(),
+                data,
+                0,
+                rows_,
+                elements,
+                ptr::null(),
+            );
+            ptr::copy_nonoverlapping(inputs.as_ptr(), sys::ggml_get_data_f32(b), inputs.len());
+            let result = sys::ggml_mul_mat(context, a, b);
+            let graph = sys::ggml_new_graph(context);
+            sys::ggml_build_forward_expand(graph, result);
+            sys::ggml_graph_compute_with_ctx(context, graph, threads);
+            let data = sys::ggml_get_data_f32(result);
+            let product = slice::from_raw_parts(data, rows * columns).to_vec();
+            sys::ggml_free(context);
+            product
+        }
+    }
+
+    /// What ggml's own code makes of it, one row and one column after the other.
+    #[expect(unsafe_code, reason = "ggml is C")]
+    fn expected(kind: sys::ggml_type, weights: &[f32], inputs: &[f32], length: usize) -> Vec<f32> {
+        // SAFETY: `buffer` is larger than any row is after its conversion.
+        unsafe {
+            let traits = &*sys::ggml_get_type_traits_cpu(kind);
+            let input_traits = &*sys::ggml_get_type_traits_cpu(traits.vec_dot_type);
+            let convert = |row: &[f32]| {
+                let mut buffer = vec![0_u64; length];
+                (input_traits.from_float.unwrap())(
+                    row.as_ptr(),
+                    buffer.as_mut_ptr().cast(),
+                    length as i64,
+                );
+                buffer
+            };
+            let quantize = |row: &[f32]| {
+                let mut buffer = vec![0_u64; length];
+                let data = buffer.as_mut_ptr().cast();
+                sys::ggml_quantize_chunk(
+                    kind,
+                    row.as_ptr(),
+                    data,
+                    0,
+                    1,
+                    length as i64,
+                    ptr::null(),
+                );
+                buffer
+            };
+            let rows: Vec<_> = weights.chunks(length).map(quantize).collect();
+            let columns = inputs.chunks(length).map(convert);
+            let dot = |row: &[u64], column: &[u64]| {
+                let mut dot = 0.0;
+                let (row, column) = (row.as_ptr().cast(), column.as_ptr().cast());
+                (traits.vec_dot.unwrap())(length as c_int, &raw mut dot, 0, row, 0, column, 0, 1);
+                dot
+            };
+            columns
+                .flat_map(|column| rows.iter().map(|row| dot(row, &column)).collect::<Vec<_>>())
+                .collect()
+        }
+    }
+
+    /// From -0.5 to 0.5.
+    fn numbers(count: usize, step: usize) -> Vec<f32> {
+        (0..count)
+            .map(|index| ((index * step % 10_007) as f32 / 10_007.0) - 0.5)
+            .collect()
+    }
+
+    fn check<K: Kind>(kind: sys::ggml_type) {
+        if !tiles::are_supported() {
+            return;
+        }
+        for (rows, columns, length) in [
+            (8, 1, 256),
+            (16, 2, 512),
+            (24, 3, 256),
+            (64, 5, 2304),
+            (16, 70, 768),
+        ] {
+            let (weights, inputs) = (
+                numbers(rows * length, 7919),
+                numbers(columns * length, 6133),
+            );
+            let [one, three] =
+                array::from_fn(|index| product(kind, &weights, &inputs, length, [1, 3][index]));
+            assert_eq!(one, three);
+            for (value, expected) in one.iter().zip(expected(kind, &weights, &inputs, length)) {
+                let error = (value - expected).abs();
+                assert!(
+                    error < 1e-4 * length as f32,
+                    "{columns}: {value} {expected}"
+                );
+            }
+        }
+        let came_here = K::scratch().with_borrow(|scratch| !scratch.inputs.is_empty());
+        assert_eq!(came_here, kind == sys::GGML_TYPE_Q4_1 || has_k_kinds());
+    }
+
+    #[test]
+    fn q4_1_is_multiplied_here() {
+        check::<Q4_1>(sys::GGML_TYPE_Q4_1);
+    }
+
+    #[test]
+    fn q4_k_is_multiplied_here() {
+        check::<Q4K>(sys::GGML_TYPE_Q4_K);
+    }
+
+    #[test]
+    fn q6_k_is_multiplied_here() {
+        check::<Q6K>(sys::GGML_TYPE_Q6_K);
+    }
+
+    /// Q4_1 is ours with any number of columns.
+    #[test]
+    fn a_column_is_the_same_beside_others() {
+        let length = 2304;
+        let (weights, inputs) = (numbers(16 * length, 7919), numbers(11 * length, 6133));
+        let together = product(sys::GGML_TYPE_Q4_1, &weights, &inputs, length, 1);
+        let alone = inputs
+            .chunks(length)
+            .flat_map(|column| product(sys::GGML_TYPE_Q4_1, &weights, column, length, 1));
+        assert_eq!(together, alone.collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,38 @@
+//! Products of matrices for which ggml has no code as quick, computed in its place.
+//!
+//! The linker sends calls of some of its functions to `hooks` (`build.rs`), and what isn't ours goes on to the original: so the rest
+//! of ggml, its threads and its memory stay as they are. Weights are read where they lie in the mapped file; nothing is
+//! converted or copied at load.
+//!
+//! Ours are Q4_1, Q4_K and Q6_K on processors with AVX2. For those ggml takes each block of weights apart once for each column, or
+//! has to have copied the weights into another order at load; here blocks are taken apart once for all columns, eight rows side
+//! by side (`tiles`).
+
+use llama_cpp_4::model::params::LlamaModelParams;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod hooks;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod lanes;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod q4_1;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod q4_k;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod q6_k;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod q8_k;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod tiles;
+
+/// Parameters to load a model with. Where its tensors gain nothing by it, ggml doesn't copy them into an order of its own.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn model_params(gains_by_repacking: bool) -> LlamaModelParams {
+    hooks::model_params(gains_by_repacking)
+}
+
+/// Without code of our own, what ggml's order gains is its to say.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn model_params(_gains_by_repacking: bool) -> LlamaModelParams {
+    LlamaModelParams::default()
+}

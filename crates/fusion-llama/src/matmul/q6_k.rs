@@ -1,0 +1,145 @@
+//! Q6_K weights and Q8_K inputs.
+//!
+//! A block holds 256 weights in sixteen parts of 16: `scale * part_scale * (quant - 32)`, quants from 0 to 63. The 32 is taken off at the
+//! end, by the sums of the inputs' quants. Two times two products of at most 63 * 127 are exact in 16 bits, a part's four times
+//! two aren't.
+
+use std::{
+    arch::x86_64::{
+        __m256, __m256i, _mm_setr_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps,
+        _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256,
+        _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srai_epi16,
+        _mm256_srli_epi16, _mm256_sub_epi32,
+    },
+    cell::RefCell,
+    thread::LocalKey,
+};
+
+use super::{
+    lanes::{dots, lower_nibbles, pick, transposed, upper_nibbles},
+    q8_k::{Input, Ready},
+    tiles::{Kind, ROWS, Scratch},
+};
+
+pub(super) struct Q6K;
+
+/// ggml's `block_q6_K`: two halves of 128 quants each, in the order that [`Kind::unpack`] follows.
+#[repr(C, align(2))]
+pub(super) struct Weight {
+    lower: [[[[u8; 16]; 2]; 2]; 2],
+    upper: [[[u8; 16]; 2]; 2],
+    part_scales: [u8; 16],
+    scale: [u8; 2],
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// By two parts; each vector has four quants of a row in every lane.
+    quants: [[__m256i; 8]; 8],
+    /// Each part's, twice in every lane.
+    part_scales: [__m256i; 16],
+    /// Those of two parts in every lane.
+    scale_pairs: [__m256i; 8],
+    scale: __m256,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch<Q6K>> = RefCell::default();
+}
+
+// SAFETY: a tile is numbers only.
+#[expect(unsafe_code, reason = "see above")]
+unsafe impl Kind for Q6K {
+    type Weight = Weight;
+    type Input = Input;
+    type Ready = Ready;
+    type Tile = Tile;
+
+    const MOST_BLOCKS: usize = 6;
+
+    fn scratch() -> &'static LocalKey<RefCell<Scratch<Self>>> {
+        &SCRATCH
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn ready(input: &Input) -> Ready {
+        input.ready()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(weights: [&Weight; ROWS], tile: &mut Tile) {
+        for index in 0..4 {
+            let (half, piece) = (index / 2, index % 2);
+            let first = transposed(weights.map(|weight| &weight.lower[half][0][piece]));
+            let second = transposed(weights.map(|weight| &weight.lower[half][1][piece]));
+            let upper = transposed(weights.map(|weight| &weight.upper[half][piece]));
+            for group in 0..4 {
+                let (first, second, upper) = (first[group], second[group], upper[group]);
+                let group = group + 4 * piece;
+                // Two bits each, where a byte's quants 0, 32, 64 and 96 further on have theirs, moved above the lower four.
+                let top = |moved| _mm256_and_si256(moved, _mm256_set1_epi8(0x30));
+                let quarters = [
+                    (lower_nibbles(first), top(_mm256_slli_epi16::<4>(upper))),
+                    (lower_nibbles(second), top(_mm256_slli_epi16::<2>(upper))),
+                    (upper_nibbles(first), top(upper)),
+                    (upper_nibbles(second), top(_mm256_srli_epi16::<2>(upper))),
+                ];
+                for (quarter, (low, high)) in quarters.into_iter().enumerate() {
+                    tile.quants[4 * half + quarter][group] = _mm256_or_si256(low, high);
+                }
+            }
+        }
+        let scales = transposed(weights.map(|weight| &weight.part_scales));
+        for part in 0..16 {
+            tile.part_scales[part] = signed(scales[part / 4], part % 4, part % 4);
+        }
+        for pair in 0..8 {
+            let byte = 2 * pair % 4;
+            tile.scale_pairs[pair] = signed(scales[pair / 2], byte, byte + 1);
+        }
+        let [a, b, c, d, e, f, g, h] = weights.map(|weight| i16::from_le_bytes(weight.scale));
+        tile.scale = _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn accumulate<const COUNT: usize>(
+        tile: &Tile,
+        inputs: [&Ready; COUNT],
+        sums: &mut [__m256; COUNT],
+    ) {
+        let mut products = [_mm256_setzero_si256(); COUNT];
+        for two in 0..8 {
+            for quarter in 0..4 {
+                let quants = &tile.quants[two].as_chunks::<2>().0[quarter];
+                let inputs = inputs.map(|input| &input.quants[two].as_chunks::<2>().0[quarter]);
+                let dots = dots(quants, inputs);
+                for (product, dot) in products.iter_mut().zip(dots) {
+                    let scale = tile.part_scales[2 * two + quarter / 2];
+                    *product = _mm256_add_epi32(*product, _mm256_madd_epi16(dot, scale));
+                }
+            }
+        }
+        for ((product, input), sum) in products.iter().zip(&inputs).zip(sums) {
+            let mut offset = _mm256_setzero_si256();
+            for (scales, sums) in tile.scale_pairs.iter().zip(input.short_sums) {
+                let both = _mm256_madd_epi16(*scales, _mm256_set1_epi32(sums));
+                offset = _mm256_add_epi32(offset, both);
+            }
+            let product = _mm256_sub_epi32(*product, _mm256_slli_epi32::<5>(offset));
+            let scale = _mm256_mul_ps(tile.scale, _mm256_set1_ps(input.scale));
+            *sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(product), *sum);
+        }
+    }
+}
+
+/// Two numbers of 16 bits in every lane, of two of its bytes with their signs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn signed(bytes: __m256i, low: usize, high: usize) -> __m256i {
+    let upper = _mm256_slli_epi16::<8>(_mm256_shuffle_epi8(bytes, pick(low, high)));
+    _mm256_srai_epi16::<8>(upper)
+}
