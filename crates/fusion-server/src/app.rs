@@ -104,7 +104,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         webhook_config(&config, &storage).await?,
     );
     start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
-    start_batches(&batches, &files, &groups.workers).await?;
+    start_batches(&batches, &files, &storage, &groups.workers).await?;
 
     let limits = Limits {
         max_body: config.server.max_body,
@@ -393,9 +393,16 @@ async fn start_workers(
     Ok(())
 }
 
-async fn start_batches(batches: &Batches, files: &Files, group: &Group) -> Result<()> {
-    // As for jobs: the folder's lock says that no other server works on a batch.
-    batches.release_all_leases().await?;
+async fn start_batches(
+    batches: &Batches,
+    files: &Files,
+    storage: &Storage,
+    group: &Group,
+) -> Result<()> {
+    // In a store that others use as well, a lease may be one of theirs, and runs out by itself.
+    if !storage.is_shared() {
+        batches.release_all_leases().await?;
+    }
     let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
     let worker = batches.worker(owner);
     group.spawn(worker.run(group.tasks.clone(), group.token.clone()));
