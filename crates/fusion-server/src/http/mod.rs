@@ -10,6 +10,7 @@ mod listen;
 mod mcp_jobs;
 mod mcp_webhooks;
 mod metrics;
+mod nodes;
 mod not_built;
 mod openai;
 mod queue;
@@ -79,6 +80,7 @@ fn operations() -> Router<App> {
         .route("/docs", get(not_built))
         .route("/openapi.json", get(not_built))
         .route("/internal/diagnostics", get(diagnostics::diagnostics))
+        .route("/internal/nodes", get(nodes::nodes))
         .route("/internal/{*rest}", any(not_built))
 }
 
