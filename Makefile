@@ -29,10 +29,10 @@ demo: build models ## build, fetch models, start the server and tour it (DEMO_EX
 test-servers:
 	@scripts/test_servers.sh
 
-test-mongo: | setup ## the store's suites on the MongoDB that MONGO_URI names (MONGO_CASES=N sequences of the model)
+test-mongo: | setup ## every test on MongoDB, on the server that MONGO_URI names (MONGO_CASES=N: sequences of the model)
 	@[ -n "$(MONGO_URI)" ] || { echo "MONGO_URI=mongodb://… make test-mongo" >&2; exit 1; }
 	cargo build --workspace --bins --tests
-	MONGO_URI="$(MONGO_URI)" cargo test --workspace --test it -- mongo::
+	MONGO_URI="$(MONGO_URI)" cargo test --workspace --test it -- mongo redis:: nodes::
 
 test: models test-servers ## every test, those on real engines and real models included
 	cargo build --workspace --bins --tests

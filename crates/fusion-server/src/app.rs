@@ -35,6 +35,7 @@ use crate::{
     leader::Candidate,
     media::{MediaLimits, Spool, WithMedia},
     memory,
+    nodes::Node,
     outgoing::{Allow, Guarded},
     secret,
     state::{App, Limits},
@@ -103,7 +104,17 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         outgoing,
         webhook_config(&config, &storage).await?,
     );
-    start_workers(&jobs, &webhooks, &storage, &groups.workers).await?;
+    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
+    let node = Node::new(
+        storage.records.clone(),
+        models.clone(),
+        owner.0.clone(),
+        url(&listener)?,
+    );
+    start_workers(owner, &jobs, &webhooks, &storage, &groups.workers).await?;
+    groups
+        .workers
+        .spawn(node.clone().run(groups.workers.token.clone()));
     start_batches(&batches, &files, &storage, &groups.workers).await?;
 
     let limits = Limits {
@@ -120,6 +131,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         batches,
         webhooks,
         storage: storage.clone(),
+        node,
         features: config.features,
         limits,
         prometheus,
@@ -128,7 +140,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     };
     let lanes = http::Lanes::start()
         .map_err(|error| Error::internal(format!("can't start a thread: {error}")))?;
-    announce(&listener)?;
+    announce(&app.node);
     answer(listener, app, &groups.requests, lanes, config.server.drain).await;
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
@@ -155,15 +167,18 @@ async fn listen(config: &Config) -> Result<TcpListener> {
 }
 
 /// One line on standard output, once requests are answered.
-fn announce(listener: &TcpListener) -> Result<()> {
-    let address = listener
-        .local_addr()
-        .map_err(|error| Error::internal(error.to_string()))?;
+fn announce(node: &Node) {
     let mut output = io::stdout().lock();
     // A closed standard output is no reason not to serve.
     let _ =
-        writeln!(output, "fusiond is listening on http://{address}").and_then(|()| output.flush());
-    Ok(())
+        writeln!(output, "fusiond is listening on {}", node.url()).and_then(|()| output.flush());
+}
+
+fn url(listener: &TcpListener) -> Result<String> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::internal(error.to_string()))?;
+    Ok(format!("http://{address}"))
 }
 
 /// Answers until asked to stop; then running requests have until the end of the drain.
@@ -186,7 +201,7 @@ async fn answer(
 
 async fn start_models(config: &Config, storage: &Storage, group: &Group) -> Result<Models> {
     let (records, tasks, token) = (
-        storage.records.clone(),
+        storage.own_records.clone(),
         group.tasks.clone(),
         group.token.clone(),
     );
@@ -367,6 +382,7 @@ async fn webhook_config(config: &Config, storage: &Storage) -> Result<webhook::C
 }
 
 async fn start_workers(
+    owner: Owner,
     jobs: &Jobs,
     webhooks: &Webhooks,
     storage: &Storage,
@@ -377,7 +393,6 @@ async fn start_workers(
     if released > 0 {
         tracing::info!(jobs = released, "jobs of the run before go on");
     }
-    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
     let runner = jobs.runner(RunnerConfig::new(owner.clone()));
     group.spawn(runner.run(group.tasks.clone(), group.token.clone()));
     let (webhooks, tasks) = (webhooks.clone(), group.tasks.clone());
@@ -433,6 +448,7 @@ async fn sweep(storage: Storage, token: tokio_util::sync::CancellationToken) {
         for swept in [
             storage.jobs.sweep().await,
             storage.records.sweep(Timestamp::now()).await,
+            storage.own_records.sweep(Timestamp::now()).await,
         ] {
             if let Err(error) = swept {
                 tracing::warn!(%error, "can't sweep");

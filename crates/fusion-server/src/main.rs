@@ -8,6 +8,7 @@ mod http;
 mod leader;
 mod media;
 mod memory;
+mod nodes;
 mod outgoing;
 mod secret;
 mod state;

@@ -12,7 +12,7 @@ use fusion_types::inference::Inference;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config::Features;
+use crate::{config::Features, nodes::Node};
 
 /// Cheap handles; every handler takes the few that it needs.
 #[derive(Clone)]
@@ -26,6 +26,8 @@ pub(crate) struct App {
     pub(crate) batches: Batches,
     pub(crate) webhooks: Webhooks,
     pub(crate) storage: Storage,
+    /// This server among those that share the store.
+    pub(crate) node: Node,
     pub(crate) features: Features,
     pub(crate) limits: Limits,
     pub(crate) prometheus: PrometheusHandle,

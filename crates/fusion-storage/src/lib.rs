@@ -29,7 +29,6 @@ use crate::{
     blobs::folder::FolderBlobs,
     index::{exact::ExactIndex, keyword::KeywordIndex},
     kick::Kick,
-    lock::{FolderLock, lock_folder},
     mongo::Mongo,
     redis::{Hinted, Link},
     sqlite::Sqlite,
@@ -67,6 +66,8 @@ pub struct Storage {
     pub records: Arc<dyn RecordStore>,
     /// Files, with the state: in a folder beside SQLite, in MongoDB in parts.
     pub blobs: Arc<dyn BlobStore>,
+    /// Records that are this server's own, such as its models; [`Storage::records`] where the store isn't shared.
+    pub own_records: Arc<dyn RecordStore>,
     /// Exact nearest neighbours; empty at start, filled from [`DocumentStore::index_changes`].
     pub dense: Arc<dyn ChunkIndex>,
     /// BM25; empty at start, filled from [`DocumentStore::index_changes`].
@@ -85,8 +86,8 @@ enum Backend {
 struct Shared {
     store: Arc<Mongo>,
     link: Option<Arc<Link>>,
-    /// Secrets and files of requests are this server's own.
-    _lock: FolderLock,
+    /// Of this server alone, like the folder that it locks.
+    own: Arc<Sqlite>,
 }
 
 /// Whether what the state is kept in answers.
@@ -101,7 +102,7 @@ pub struct Health {
 impl Health {
     /// Whether the truth can be read and written; Redis is not needed for that.
     pub fn is_good(&self) -> bool {
-        self.sqlite.or(self.mongo).unwrap_or(false)
+        self.sqlite.unwrap_or(true) && self.mongo.unwrap_or(true)
     }
 }
 
@@ -121,10 +122,12 @@ async fn open_sqlite(config: &Config) -> Result<Storage> {
     let store = Arc::new(Sqlite::open(&config.data_dir).await?);
     // After the folder's lock: what is swept there is nobody else's.
     let blobs = FolderBlobs::open(&config.data_dir.join("blobs")).await?;
+    let records: Arc<dyn RecordStore> = Arc::new(sqlite::records::Records::new(Arc::clone(&store)));
     Ok(Storage {
         jobs: Arc::new(sqlite::jobs::Jobs::new(Arc::clone(&store))),
         documents: Arc::new(sqlite::documents::Documents::new(Arc::clone(&store))),
-        records: Arc::new(sqlite::records::Records::new(Arc::clone(&store))),
+        own_records: Arc::clone(&records),
+        records,
         blobs: Arc::new(blobs),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
@@ -133,7 +136,7 @@ async fn open_sqlite(config: &Config) -> Result<Storage> {
 }
 
 async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
-    let lock = lock_folder(&config.data_dir)?;
+    let own = Arc::new(Sqlite::open(&config.data_dir).await?);
     let store = Arc::new(Mongo::open(mongo).await?);
     let kick = Kick::default();
     let queue = Arc::new(mongo::jobs::Jobs::new(Arc::clone(&store), kick.clone()));
@@ -150,13 +153,10 @@ async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
         documents: Arc::new(mongo::documents::Documents::new(Arc::clone(&store))),
         records: Arc::new(mongo::records::Records::new(Arc::clone(&store))),
         blobs: Arc::new(mongo::files::Files::new(Arc::clone(&store))),
+        own_records: Arc::new(sqlite::records::Records::new(Arc::clone(&own))),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
-        backend: Backend::Mongo(Arc::new(Shared {
-            store,
-            link,
-            _lock: lock,
-        })),
+        backend: Backend::Mongo(Arc::new(Shared { store, link, own })),
     })
 }
 
@@ -170,7 +170,7 @@ impl Storage {
                 redis: None,
             },
             Backend::Mongo(shared) => Health {
-                sqlite: None,
+                sqlite: Some(shared.own.is_healthy()),
                 mongo: Some(shared.store.is_connected().await),
                 redis: match &shared.link {
                     Some(link) => Some(link.is_connected().await),
@@ -203,7 +203,7 @@ impl Storage {
                     link.close().await;
                 }
                 shared.store.close().await;
-                Ok(())
+                shared.own.close().await
             }
         }
     }

@@ -11,6 +11,7 @@ mod listen;
 mod mcp_jobs;
 mod mcp_webhooks;
 mod metrics;
+mod nodes;
 mod not_built;
 mod openai;
 mod queue;
@@ -75,6 +76,7 @@ fn operations() -> Router<Arc<App>> {
         .route("/docs", get(not_built))
         .route("/openapi.json", get(not_built))
         .route("/internal/diagnostics", get(diagnostics::diagnostics))
+        .route("/internal/nodes", get(nodes::nodes))
         .route("/internal/{*rest}", any(not_built))
 }
 

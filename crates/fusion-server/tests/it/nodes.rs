@@ -100,6 +100,12 @@ async fn what_one_server_takes_in_the_other_knows() {
     assert_eq!(ready["persistence"]["mongodb_connected"], true, "{ready}");
     assert_eq!(ready["persistence"]["redis_connected"], true, "{ready}");
 
+    until("both are there", DEADLINE, async || {
+        let nodes = b.look("/internal/nodes").await;
+        nodes["nodes"].as_array().unwrap().len() == 2
+    })
+    .await;
+
     // 100 equal posts over both are one job.
     let mut same = chat_job("echo");
     same["idempotency_key"] = "k".into();

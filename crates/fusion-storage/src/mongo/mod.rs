@@ -138,6 +138,18 @@ impl Mongo {
     }
 }
 
+/// How much later the server's clock is than this machine's; zero where they are about the same. What this machine made of its own
+/// clock is true of the server's once this is added.
+fn clock_offset(now: Timestamp) -> i64 {
+    const ABOUT_THE_SAME: i64 = 2_000;
+    let offset = now.as_millis() - Timestamp::now().as_millis();
+    if offset.abs() > ABOUT_THE_SAME {
+        offset
+    } else {
+        0
+    }
+}
+
 /// Survives the loss of any one server.
 fn durable() -> WriteConcern {
     let mut concern = WriteConcern::majority();

@@ -74,7 +74,7 @@ fn jobs() -> Vec<IndexModel> {
         // A key makes one job.
         where_(
             unique(doc! { "tenant": 1, "idempotency_key": 1 }),
-            doc! { "idempotency_key": { "$type": "string" } },
+            there("idempotency_key"),
         ),
         // Claims: all due jobs in order, and those of certain models.
         plain(doc! { "status": 1, "blocked": 1, "sort_key": 1, "job_id": 1, "run_at": 1 }),
@@ -82,33 +82,21 @@ fn jobs() -> Vec<IndexModel> {
             doc! { "status": 1, "blocked": 1, "model_id": 1, "sort_key": 1, "job_id": 1, "run_at": 1 },
         ),
         plain(doc! { "status": 1, "lease_until": 1 }),
-        where_(
-            plain(doc! { "claim": 1 }),
-            doc! { "claim": { "$type": "string" } },
-        ),
+        where_(plain(doc! { "claim": 1 }), there("claim")),
         where_(plain(doc! { "owner": 1 }), doc! { "cancel_wanted": true }),
         // What the change log doesn't have yet.
-        where_(
-            plain(doc! { "pending_since": 1 }),
-            doc! { "pending_since": { "$type": "date" } },
-        ),
+        where_(plain(doc! { "pending_since": 1 }), there("pending_since")),
         where_(
             plain(doc! { "waiting_for": 1 }),
             doc! { "blocked": { "$gt": 0 } },
         ),
-        where_(
-            plain(doc! { "failed_at": 1 }),
-            doc! { "failed_at": { "$type": "date" } },
-        ),
+        plain(doc! { "status": 1, "failed_at": 1 }),
         // Lists.
         plain(doc! { "tenant": 1, "created_at": 1, "job_id": 1 }),
         plain(doc! { "tenant": 1, "status": 1, "created_at": 1, "job_id": 1 }),
         plain(doc! { "tenant": 1, "model_id": 1, "created_at": 1, "job_id": 1 }),
         plain(doc! { "tenant": 1, "completed_at": 1, "job_id": 1 }),
-        where_(
-            plain(doc! { "tenant": 1, "group": 1, "job_id": 1, "status": 1 }),
-            doc! { "group": { "$type": "string" } },
-        ),
+        plain(doc! { "tenant": 1, "group": 1, "job_id": 1, "status": 1 }),
         plain(doc! { "tenant": 1, "labels": 1 }),
     ]
 }
@@ -170,6 +158,11 @@ fn expiring(field: &str) -> IndexModel {
         .keys(doc! { field: 1 })
         .options(options)
         .build()
+}
+
+/// The database uses such an index for every query that needs the field.
+fn there(field: &str) -> Document {
+    doc! { field: { "$exists": true } }
 }
 
 fn where_(mut index: IndexModel, filter: Document) -> IndexModel {

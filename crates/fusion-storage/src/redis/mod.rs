@@ -82,7 +82,7 @@ impl JobStore for Hinted {
         Ok(inserted)
     }
 
-    /// 1. What Redis names is claimed, as far as it can be had. 2. Room that is left is filled from the store, which knows all.
+    /// What Redis names is claimed, as far as it can be had; room that is left is filled from the store, which knows all.
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
         let mut claimed = Vec::new();
         let named = self.link.take(&claim).await;

@@ -22,23 +22,29 @@ const MOST: u32 = 1000;
 const ROUNDS: u32 = 20;
 
 impl Jobs {
-    /// 1. Jobs whose worker vanished and that deserve no further attempt are finished. 2. Due jobs are found, in order; those of held
-    /// models first. 3. One write takes those that nobody took meanwhile. From 2 again where others took them all.
+    /// 1. Jobs whose worker vanished and that deserve no further attempt are finished.
+    /// 2. Due jobs are found, in order; those of held models first.
+    /// 3. One write takes those that nobody took meanwhile. From 2 again while there is room.
     pub(super) async fn claim_due(&self, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
         let _turn = self.claiming.acquire().await.map_err(|_| too_busy())?;
         self.settle_lapsed().await?;
         let limit = claim.limit.min(MOST) as usize;
-        let mut rows = Vec::new();
+        let mut rows: Vec<JobRow> = Vec::new();
         for _ in 0..ROUNDS {
             let wanted = limit - rows.len();
             if wanted == 0 {
                 break;
             }
-            let found = self.find_due(&claim.held_models, wanted).await?;
-            if found.is_empty() {
+            let mut found = self.find_due(&claim.held_models, wanted).await?;
+            let is_all = found.len() < wanted;
+            // A lease may be shorter than this takes; a job is handed out once all the same.
+            found.retain(|id| rows.iter().all(|row| row.state.job.job_id != *id));
+            let taken = take(&self.store, claim, &found).await?;
+            let is_whole = taken.len() == found.len();
+            rows.extend(taken);
+            if is_whole && is_all {
                 break;
             }
-            rows.extend(take(&self.store, claim, &found).await?);
         }
         self.hand_out(rows).await
     }
@@ -180,6 +186,9 @@ fn may_go_on() -> Document {
 
 /// Those of the jobs that nobody took meanwhile, in one write: what `JobState::start` does, by the server's clock.
 async fn take(store: &Mongo, claim: &Claim, found: &[JobId]) -> Result<Vec<JobRow>, StoreError> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
     let token = ObjectId::new().to_hex();
     let ids: Vec<&str> = found.iter().map(JobId::as_str).collect();
     let ids = doc! { "job_id": { "$in": ids } };

@@ -36,9 +36,8 @@ pub(super) async fn unfinished<'a>(
         if unfinished.contains(id) {
             continue;
         }
-        if earlier.clone().any(|job| job.job_id == *id) {
-            unfinished.push(id.clone());
-        } else if is_unfinished(jobs, new, id).await? {
+        let comes_along = earlier.clone().any(|job| job.job_id == *id);
+        if comes_along || is_unfinished(jobs, new, id).await? {
             unfinished.push(id.clone());
         }
     }

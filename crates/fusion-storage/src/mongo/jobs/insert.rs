@@ -13,7 +13,7 @@ use mongodb::{
 };
 
 use super::{
-    super::{Mongo, blobs::Blob, is_duplicate, schema::JOBS, transaction::Work},
+    super::{Mongo, blobs::Blob, clock_offset, is_duplicate, schema::JOBS, transaction::Work},
     Jobs, dependencies,
     row::JobRow,
     sweep, too_busy,
@@ -22,8 +22,6 @@ use crate::error::StoreError;
 
 /// Others may bring the same keys in meanwhile.
 const TRIES: u32 = 20;
-/// Milliseconds that two clocks may be apart.
-const CLOCKS_DIFFER: i64 = 2_000;
 
 /// What is to become of the jobs of one call, as far as it can be told before they are stored.
 struct Plan {
@@ -57,8 +55,10 @@ impl Work for InsertAll<'_> {
 }
 
 impl Jobs {
-    /// 1. Inputs are put beside the jobs. 2. Who has the key already, and what is waited for? 3. The jobs are stored: one alone, or
-    /// several in a transaction. Where somebody took a key in between, from 2 again. 4. What ended since step 2 is not waited for.
+    /// 1. Who has the key already, and what is waited for?
+    /// 2. Inputs are put beside the jobs.
+    /// 3. The jobs are stored: one alone, or several in a transaction. From 1 again where somebody took a key in between.
+    /// 4. What ended since step 1 is not waited for.
     pub(super) async fn insert_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
         check_ids(&jobs)?;
         let mut inputs = HashMap::new();
@@ -197,14 +197,11 @@ impl Jobs {
 
 /// A server whose clock is off would put its jobs before or behind everybody else's, and let them wait for their time.
 fn by_store_time(new: &NewJob, now: Timestamp) -> NewJob {
-    let off = now.as_millis() - Timestamp::now().as_millis();
     let mut new = new.clone();
     if new.run_at <= new.created_at {
         new.run_at = now;
     }
-    if off.abs() > CLOCKS_DIFFER {
-        new.sort_key = new.sort_key.saturating_add(off);
-    }
+    new.sort_key = new.sort_key.saturating_add(clock_offset(now));
     new
 }
 

@@ -76,9 +76,12 @@ impl Jobs {
         Err(too_busy())
     }
 
-    /// 1. Whoever waits for a job that ended is settled. 2. What the log has already is told apart, should a mover have died, or be
-    /// at it. 3. The rest is put in, in order, until somebody else was quicker. 4. What is in leaves the jobs' documents. True once
-    /// all of the batch is in.
+    /// True once all of the batch is in.
+    ///
+    /// 1. Whoever waits for a job that ended is settled.
+    /// 2. What the log has already is told apart, should a mover have died, or be at it.
+    /// 3. The rest is put in, in order, until somebody else was quicker.
+    /// 4. What is in leaves the jobs' documents.
     async fn move_batch(&self, batch: Batch) -> Result<bool, StoreError> {
         let ended = batch
             .entries
@@ -112,7 +115,7 @@ impl Jobs {
 async fn pending(store: &Mongo) -> Result<Batch, StoreError> {
     let cursor = store
         .raw(JOBS)
-        .find(doc! { "pending_since": { "$type": "date" } })
+        .find(doc! { "pending_since": { "$exists": true } })
         .sort(doc! { "pending_since": 1 })
         .limit(MOVED_AT_ONCE)
         .read_concern(ReadConcern::snapshot())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusion_types::{
-    Error, ErrorCode, Tenant,
+    Error, ErrorCode, Tenant, Timestamp,
     id::JobId,
     job::{Fence, Held, Job, JobStatus, JobWrite, Outcome, Owner},
 };
@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, doc};
 
 use super::{
-    super::{all, schema::JOBS, to_stored, transaction::pause},
+    super::{all, clock_offset, schema::JOBS, to_stored, transaction::pause},
     Jobs, dependencies, job_not_found,
     row::{JobRow, NewResult},
     too_busy,
@@ -259,7 +259,10 @@ fn apply(row: &mut JobRow, fence: Fence, write: &JobWrite) -> Result<Changed, St
             state.job.progress = Some(progress);
             return Ok(Changed::Quietly);
         }
-        JobWrite::Release { run_at, error } => state.release(run_at, error, row.now),
+        JobWrite::Release { run_at, error } => {
+            let run_at = run_at.as_millis().saturating_add(clock_offset(row.now));
+            state.release(Timestamp::from_millis(run_at), error, row.now);
+        }
         JobWrite::Return => state.give_back(row.now),
         JobWrite::Finish(outcome) => state.finish(outcome, row.now),
     }
