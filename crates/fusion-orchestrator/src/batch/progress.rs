@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fusion_types::{Error, ErrorCode, Result};
 use serde_json::{Map, Value, json};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::{
     Parts, Status,
@@ -21,8 +21,11 @@ const CHUNK: usize = 500;
 const CHUNK_BYTES: u64 = 4_000_000;
 /// Lines that wait as jobs: enough to keep every model busy, and few to whoever looks at the queue.
 const WAITING: u64 = 1_000;
-/// Between two looks at the jobs, at least and at most.
+/// Between two looks at the jobs, at least and at most; counting many takes a while, and gets a twentieth of the time.
 const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const SHARE: u32 = 20;
+/// Until the next look where no job changes.
 const TICK: Duration = Duration::from_secs(1);
 
 pub(super) async fn progress(held: &mut Held) -> Result<()> {
@@ -37,7 +40,9 @@ pub(super) async fn progress(held: &mut Held) -> Result<()> {
         if held.batch.times.expires <= parts.now() {
             return finalize(held, true).await;
         }
+        let began = Instant::now();
         let unfinished = parts.jobs.counts_of(&group).await?.unfinished();
+        let pause = (began.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE);
         if held.batch.is_fed && unfinished == 0 {
             return finalize(held, false).await;
         }
@@ -51,7 +56,7 @@ pub(super) async fn progress(held: &mut Held) -> Result<()> {
                 Err(error) => return Err(error),
             }
         }
-        time::sleep(PAUSE).await;
+        time::sleep(pause).await;
         parts.jobs.wait_for_any(TICK).await?;
     }
 }

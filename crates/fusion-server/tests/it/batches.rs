@@ -55,7 +55,7 @@ async fn until(client: &Client, id: &str, at_most: Duration, holds: fn(&Value) -
             return batch;
         }
         assert!(begun.elapsed() < at_most, "it never came to this: {batch}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(at_most / 1000).await;
     }
 }
 
