@@ -15,14 +15,14 @@ use mongodb::{
 use serde_json::{Map, Value};
 
 use super::{
-    Mongo, all, from_stored,
+    Mongo, all, from_stored, is_duplicate,
     schema::{RECORDS, WEBHOOKS},
     stored_time,
-    transaction::Work,
+    transaction::{Work, pause},
     unexpired,
     value::{from_bson, from_document, to_bson},
 };
-use crate::error::StoreError;
+use crate::error::{StoreError, unavailable};
 
 /// Records that one answer holds at most, and that one round sweeps.
 const MOST: u32 = 1000;
@@ -35,6 +35,8 @@ const OWN: [&str; 6] = [
     "ttl_expire_at",
     VALUE,
 ];
+/// Others that may write the same record in between.
+const TRIES: u32 = 30;
 const VALUE: &str = "record_value";
 /// Above every character that a key may go on with.
 const LAST: char = char::MAX;
@@ -71,8 +73,11 @@ impl RecordStore for Records {
     }
 
     async fn commit(&self, writes: Vec<RecordWrite>) -> Result<()> {
-        let commit = Commit { writes: &writes };
-        Ok(self.store.transaction(&commit).await?)
+        match &writes[..] {
+            [one] => commit_one(&self.store, one).await?,
+            writes => self.store.transaction(&Commit { writes }).await?,
+        }
+        Ok(())
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64> {
@@ -108,7 +113,67 @@ async fn apply(
         .find_one(named(write.namespace, &write.key))
         .session(&mut *session)
         .await?;
-    let live = found.as_ref().filter(|found| !is_expired(found, now));
+    match decide(found.as_ref(), write, now)? {
+        Change::Insert(document) => {
+            collection.insert_one(document).session(session).await?;
+        }
+        Change::Replace(place, document) => {
+            collection
+                .replace_one(place, document)
+                .session(session)
+                .await?;
+        }
+        Change::Delete(place) => {
+            collection.delete_one(place).session(session).await?;
+        }
+        Change::Nothing => {}
+    }
+    Ok(())
+}
+
+/// A single write needs no transaction: it happens where the record is still what was looked at, or looks again.
+async fn commit_one(store: &Mongo, write: &RecordWrite) -> Result<(), StoreError> {
+    let collection = collection(store, write.namespace);
+    for attempt in 0..TRIES {
+        let found = collection
+            .find_one(named(write.namespace, &write.key))
+            .await?;
+        let is_done = match decide(found.as_ref(), write, store.now().await?)? {
+            Change::Insert(document) => match collection.insert_one(document).await {
+                Err(error) if is_duplicate(&error) => false,
+                inserted => inserted.map(|_| true)?,
+            },
+            Change::Replace(place, document) => {
+                let replaced = collection.replace_one(place, document).await?;
+                replaced.matched_count == 1
+            }
+            Change::Delete(place) => collection.delete_one(place).await?.deleted_count == 1,
+            Change::Nothing => true,
+        };
+        if is_done {
+            return Ok(());
+        }
+        pause(attempt).await;
+    }
+    Err(unavailable("the store is too busy").into())
+}
+
+/// What a write does to what is stored. A place is the stored document, as it was looked at.
+enum Change {
+    Nothing,
+    Insert(Document),
+    Replace(Document, Document),
+    Delete(Document),
+}
+
+/// # Errors
+/// `version_conflict` when the record isn't as expected.
+fn decide(
+    found: Option<&Document>,
+    write: &RecordWrite,
+    now: Timestamp,
+) -> Result<Change, StoreError> {
+    let live = found.filter(|found| !is_expired(found, now));
     let version = live.and_then(|live| live.get_i64("record_version").ok());
     if !is_as_expected(write.expect, version.map(from_stored)) {
         let message = format!(
@@ -118,29 +183,20 @@ async fn apply(
         return Err(Error::new(ErrorCode::VersionConflict, message).into());
     }
     let id = found.and_then(|found| found.get_object_id("_id").ok());
-    match (&write.value, id) {
-        (Some(value), id) => {
-            let is_new = id.is_none();
-            let id = id.unwrap_or_else(ObjectId::new);
-            let document = document(id, write, value, version.unwrap_or(0) + 1)?;
-            if is_new {
-                collection.insert_one(document).session(session).await?;
-            } else {
-                collection
-                    .replace_one(doc! { "_id": id }, document)
-                    .session(session)
-                    .await?;
-            }
+    let place = found.map(|found| {
+        let as_it_was = ["_id", "record_version", "ttl_expire_at"];
+        let fields = as_it_was.map(|name| (name, found.get(name).cloned().unwrap_or(Bson::Null)));
+        Document::from_iter(fields.map(|(name, value)| (name.to_owned(), value)))
+    });
+    let next = version.unwrap_or(0) + 1;
+    Ok(match (&write.value, id, place) {
+        (Some(value), Some(id), Some(place)) => {
+            Change::Replace(place, document(id, write, value, next)?)
         }
-        (None, Some(id)) => {
-            collection
-                .delete_one(doc! { "_id": id })
-                .session(session)
-                .await?;
-        }
-        (None, None) => {}
-    }
-    Ok(())
+        (Some(value), ..) => Change::Insert(document(ObjectId::new(), write, value, next)?),
+        (None, _, Some(place)) => Change::Delete(place),
+        (None, ..) => Change::Nothing,
+    })
 }
 
 fn is_as_expected(expect: Expect, version: Option<u64>) -> bool {

@@ -228,3 +228,23 @@ async fn a_server_that_is_not_there_is_named_without_its_password() {
     assert!(error.message.contains("MONGO_URI"), "{}", error.message);
     assert!(!error.message.contains("hush"), "{}", error.message);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_goes_away_is_missed_in_time() {
+    let Some(server) = servers::start("mongo", None) else {
+        return;
+    };
+    let database = TestDatabase::new(&server);
+    let (storage, _folder) = database.open().await;
+    insert(&*storage.jobs, new_job()).await;
+    assert!(storage.is_healthy().await);
+    drop(server);
+    let began = Instant::now();
+    assert!(!storage.is_healthy().await);
+    let refused = storage.jobs.insert(vec![new_job()]).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StoreUnavailable);
+    let read = storage.jobs.counts().await.unwrap_err();
+    assert_eq!(read.code, ErrorCode::StoreUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(40));
+    storage.close().await.unwrap();
+}
