@@ -90,9 +90,16 @@ async fn child_fills_its_disk() {
     let rest = Path::new(&folder).join("rest");
     let mut file = std::fs::File::create(&rest).unwrap();
     while file.write_all(&[1; 512]).is_ok() {}
-    let refused = jobs.insert(vec![large()]).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::StoreUnavailable, "{refused}");
-    assert!(!storage.is_healthy().await);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let refused = jobs.insert(vec![large()]).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::StoreUnavailable, "{refused}");
+        // On a busy machine the store's own small write may come first, and find room.
+        if !storage.is_healthy().await {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the store calls itself healthy");
+    }
     assert!(ids.len() > 10);
     let file = futures::stream::iter([Ok(vec![1; 1 << 20].into())]).boxed();
     let refused = storage.blobs.put(&BlobId::generate(), file).await;
