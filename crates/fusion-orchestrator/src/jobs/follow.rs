@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum JobUpdate {
-    Changed(SyncEvent),
+    Changed(Box<SyncEvent>),
     Delta(JobDelta),
 }
 
@@ -115,7 +115,7 @@ impl Follower {
         // What was said before comes before.
         self.tell_output();
         self.is_over = event.job.status.is_terminal();
-        self.ready.push_back(JobUpdate::Changed(event));
+        self.ready.push_back(JobUpdate::Changed(Box::new(event)));
     }
 
     async fn wait(&mut self) {

@@ -166,6 +166,10 @@ impl Runner {
             .await
         {
             Ok(held) => {
+                // Those that ended meanwhile are not lost.
+                while let Some(ended) = self.attempts.try_join_next_with_id() {
+                    self.forget(&ended);
+                }
                 for (task, held) in tasks_held.into_iter().zip(held) {
                     self.act(task, held, tasks);
                 }

@@ -109,7 +109,6 @@ impl Operations for Script {
             Some(Act::Answer(value)) => Ok(value),
             Some(Act::Fail(error)) => Err(error),
             Some(Act::Hang) => pending().await,
-            #[expect(clippy::panic, reason = "what a job that panics does is to be seen")]
             Some(Act::Panic) => panic!("as the script says"),
             Some(Act::AnswerAfter(token, value)) => {
                 token.cancelled().await;

@@ -1,6 +1,10 @@
 //! The crate by its public face, on fakes that keep the promises of their traits.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod batch;
 mod batch_setup;

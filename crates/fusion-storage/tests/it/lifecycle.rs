@@ -49,7 +49,7 @@ async fn what_was_stored_is_there_after_a_restart() {
     files.sort();
     assert_eq!(
         files,
-        ["fusiond.sqlite", "lock"],
+        ["blobs", "fusiond.sqlite", "lock"],
         "the write-ahead log is emptied and removed"
     );
 

@@ -25,8 +25,12 @@ const SECRET: &str = "xyzzy-input-";
 fn found(folder: &Path) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let text =
-            String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap()).into_owned();
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(self::found(&path));
+            continue;
+        }
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
         found.extend(
             text.split(SECRET)
                 .skip(1)
