@@ -215,7 +215,7 @@ async fn a_bad_input_fails_with_its_lines_and_a_bad_request_at_once() {
         expected
     );
     assert_eq!(errors[3]["param"], "body.model");
-    assert_eq!(errors[4]["param"], "body");
+    assert_eq!(errors[4]["param"], "body.temperature");
     assert!(
         errors[4]["message"]
             .as_str()
