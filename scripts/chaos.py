@@ -141,7 +141,7 @@ def connection_kill(options):
 def pool_exhaustion(options):
     """Two connections to the database for many clients."""
     with Mongo() as mongo, on(mongo, "?maxPoolSize=2", count=32) as (server, clients, callbacks):
-        clients.wait_for_more(100)
+        clients.wait_for_more(40)
         clients.stop()
         return check(server, clients, callbacks)
 
