@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use fusion_storage::Copied;
-use fusion_types::Result;
+use fusion_types::{Error, Result};
 use serde_json::json;
 
 use super::Output;
+use crate::config::Config;
 
 pub(super) fn commands() -> [Command; 2] {
     let folder = |name: &'static str, value: &'static str| {
@@ -32,18 +33,29 @@ pub(super) fn commands() -> [Command; 2] {
     ]
 }
 
-pub(super) fn backup(arguments: &ArgMatches, data_dir: &Path, output: &Output) -> Result<()> {
+pub(super) fn backup(arguments: &ArgMatches, config: &Config, output: &Output) -> Result<()> {
+    let data_dir = folder_with_state(config)?;
     let to = path(arguments, "to");
     let copied = fusion_storage::backup(data_dir, &to)?;
     tell(output, &to, &copied);
     Ok(())
 }
 
-pub(super) fn restore(arguments: &ArgMatches, data_dir: &Path, output: &Output) -> Result<()> {
+pub(super) fn restore(arguments: &ArgMatches, config: &Config, output: &Output) -> Result<()> {
+    let data_dir = folder_with_state(config)?;
     let from = path(arguments, "from");
     let copied = fusion_storage::restore(&from, data_dir, arguments.get_flag("force"))?;
     tell(output, data_dir, &copied);
     Ok(())
+}
+
+fn folder_with_state(config: &Config) -> Result<&Path> {
+    if config.state.mongo.is_some() {
+        let message = "the state is in MongoDB: mongodump and mongorestore copy it; leave state.mongo_uri (MONGO_URI) out to \
+                       copy what this server keeps for itself";
+        return Err(Error::invalid("state.mongo_uri", message));
+    }
+    Ok(&config.data_dir)
 }
 
 fn path(arguments: &ArgMatches, name: &str) -> PathBuf {

@@ -128,8 +128,8 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
             let engine_dirs = app::engine_dirs(&read_config(arguments)?);
             runtime()?.block_on(quantize::run(arguments, &engine_dirs, output))
         }
-        "backup" => backup::backup(arguments, &read_config(arguments)?.data_dir, output),
-        "restore" => backup::restore(arguments, &read_config(arguments)?.data_dir, output),
+        "backup" => backup::backup(arguments, &read_config(arguments)?, output),
+        "restore" => backup::restore(arguments, &read_config(arguments)?, output),
         "keys" => {
             let Some((_, arguments)) = arguments.subcommand() else {
                 return Ok(());
