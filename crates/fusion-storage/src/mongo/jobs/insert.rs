@@ -65,7 +65,9 @@ impl Jobs {
         let inserted = self.try_insert(&jobs, &mut inputs).await;
         let kept: HashSet<&str> = match &inserted {
             Ok(inserted) => inserted.iter().filter_map(new_id).collect(),
-            Err(_) => HashSet::new(),
+            Err(StoreError::Refused(_)) => HashSet::new(),
+            // Nobody knows whether the jobs are stored: the sweep finds the inputs of those that aren't.
+            Err(_) => return inserted,
         };
         let unused = inputs
             .iter()
@@ -85,7 +87,11 @@ impl Jobs {
             let plan = self.plan(jobs, inputs, now).await?;
             let (rows, documents): (Vec<_>, Vec<_>) = plan.rows.into_iter().unzip();
             match self.store_all(&documents).await {
-                Err(StoreError::Mongo(error)) if is_duplicate(&error) => continue,
+                Err(StoreError::Mongo(error)) if is_duplicate(&error) => {
+                    if !self.are_stored(&rows).await? {
+                        continue;
+                    }
+                }
                 stored => stored?,
             }
             if !rows.is_empty() {
@@ -99,6 +105,20 @@ impl Jobs {
             return Ok(answers.collect());
         }
         Err(too_busy())
+    }
+
+    /// A database that was cut off may be told of the same jobs twice: then it has them.
+    async fn are_stored(&self, rows: &[JobRow]) -> Result<bool, StoreError> {
+        let ids: Vec<&str> = rows
+            .iter()
+            .map(|row| row.state.job.job_id.as_str())
+            .collect();
+        let stored = self
+            .store
+            .collection(JOBS)
+            .count_documents(doc! { "job_id": { "$in": ids } })
+            .await?;
+        Ok(stored == rows.len() as u64)
     }
 
     async fn store_all(&self, documents: &[Document]) -> Result<(), StoreError> {
