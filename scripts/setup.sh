@@ -8,9 +8,14 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     [ "$(uname -s)" = Darwin ] && return 0 # comes with the compiler
-    # bindgen loads the library at build time, from LLVM's folders or the linker's.
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib*/libclang.so*' >/dev/null ||
-        compgen -G '/usr/lib/*-linux-gnu/libclang-*.so*' >/dev/null || compgen -G '/usr/local/lib/libclang.so*' >/dev/null
+    # bindgen loads the library at build time, from LLVM's folders or the linker's; the C++ one, libclang-cpp, is no help.
+    local folder name
+    for folder in '/usr/lib/llvm-*/lib' '/usr/lib*' '/usr/lib/*-linux-gnu' /usr/local/lib; do
+        for name in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+            compgen -G "$folder/$name" >/dev/null && return 0
+        done
+    done
+    return 1
 }
 
 missing=() # Debian's package names
