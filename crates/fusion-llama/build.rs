@@ -1,9 +1,11 @@
 //! Lets calls of some of llama.cpp's functions come to `src/matmul/hooks.rs` first.
 
-const HOOKED: [&str; 3] = [
+const HOOKED: [&str; 4] = [
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "llama_model_default_params",
+    // ggml_backend_amx_buffer_type()
+    "_Z28ggml_backend_amx_buffer_typev",
 ];
 
 fn main() {
