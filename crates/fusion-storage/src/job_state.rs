@@ -8,9 +8,6 @@ use fusion_types::{
     job::{ErrorDetail, Fence, Job, JobError, JobStatus, NewJob, Outcome, handicap},
 };
 
-/// How long a failed job's input is kept, so that it can be retried.
-pub(crate) const FAILED_PAYLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
-
 /// A job as a store keeps it: the public record, and what only the store needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobState {

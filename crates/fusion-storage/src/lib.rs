@@ -7,6 +7,7 @@ mod backup;
 mod blobs;
 mod error;
 mod index;
+mod inputs;
 mod job_state;
 mod kick;
 mod lock;
@@ -34,7 +35,7 @@ use crate::{
     sqlite::Sqlite,
 };
 
-pub use crate::{mongo::MongoConfig, redis::RedisConfig};
+pub use crate::{inputs::Inputs, mongo::MongoConfig, redis::RedisConfig};
 
 /// Which backend keeps the state, and where.
 #[derive(Clone, Debug)]
@@ -45,6 +46,7 @@ pub struct Config {
     pub mongo: Option<MongoConfig>,
     /// Beside MongoDB: says at once what else a server would find out by looking.
     pub redis: Option<RedisConfig>,
+    pub inputs: Inputs,
 }
 
 impl Config {
@@ -54,6 +56,7 @@ impl Config {
             data_dir: data_dir.into(),
             mongo: None,
             redis: None,
+            inputs: Inputs::default(),
         }
     }
 }
@@ -119,7 +122,7 @@ pub async fn open(config: &Config) -> Result<Storage> {
 }
 
 async fn open_sqlite(config: &Config) -> Result<Storage> {
-    let store = Arc::new(Sqlite::open(&config.data_dir).await?);
+    let store = Arc::new(Sqlite::open(&config.data_dir, config.inputs).await?);
     // After the folder's lock: what is swept there is nobody else's.
     let blobs = FolderBlobs::open(&config.data_dir.join("blobs")).await?;
     let records: Arc<dyn RecordStore> = Arc::new(sqlite::records::Records::new(Arc::clone(&store)));
@@ -136,10 +139,14 @@ async fn open_sqlite(config: &Config) -> Result<Storage> {
 }
 
 async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
-    let own = Arc::new(Sqlite::open(&config.data_dir).await?);
+    let own = Arc::new(Sqlite::open(&config.data_dir, config.inputs).await?);
     let store = Arc::new(Mongo::open(mongo).await?);
     let kick = Kick::default();
-    let queue = Arc::new(mongo::jobs::Jobs::new(Arc::clone(&store), kick.clone()));
+    let queue = Arc::new(mongo::jobs::Jobs::new(
+        Arc::clone(&store),
+        config.inputs,
+        kick.clone(),
+    ));
     let (jobs, link): (Arc<dyn JobStore>, _) = match &config.redis {
         None => (queue, None),
         Some(redis) => {

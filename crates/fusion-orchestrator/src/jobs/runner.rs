@@ -112,6 +112,8 @@ impl Runner {
     }
 
     async fn claim(&mut self, tasks: &TaskTracker) -> Idle {
+        // All that ended, so that one commit fills all their places.
+        self.forget_ended();
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         let room = appetite(&self.parts.planner.models(), self.parts.config.parallel)
             .saturating_sub(running);
@@ -148,9 +150,7 @@ impl Runner {
 
     /// Extends all leases in one call, and acts on what comes back.
     async fn renew(&mut self, tasks: &TaskTracker) {
-        while let Some(ended) = self.attempts.try_join_next_with_id() {
-            self.forget(&ended);
-        }
+        self.forget_ended();
         let (tasks_held, jobs): (Vec<Id>, Vec<(JobId, Fence)>) = self
             .running
             .iter()
@@ -167,9 +167,7 @@ impl Runner {
         {
             Ok(held) => {
                 // Those that ended meanwhile are not lost.
-                while let Some(ended) = self.attempts.try_join_next_with_id() {
-                    self.forget(&ended);
-                }
+                self.forget_ended();
                 for (task, held) in tasks_held.into_iter().zip(held) {
                     self.act(task, held, tasks);
                 }
@@ -197,6 +195,12 @@ impl Runner {
         } else {
             metrics::counter!("fusiond_job_leases_lost_total").increment(1);
             tracing::warn!(job_id = %job.id, fence = job.fence.0, "a job's lease was lost");
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        while let Some(ended) = self.attempts.try_join_next_with_id() {
+            self.forget(&ended);
         }
     }
 

@@ -19,6 +19,7 @@ use self::{
     writer::{Transaction, Writer},
 };
 use crate::{
+    Inputs,
     error::{StoreError, closed, unavailable},
     lock::{RESTORING, lock_folder},
 };
@@ -33,7 +34,7 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(crate) async fn open(folder: &Path) -> Result<Self> {
+    pub(crate) async fn open(folder: &Path, inputs: Inputs) -> Result<Self> {
         let folder = folder.to_owned();
         tokio::task::spawn_blocking(move || {
             let lock = lock_folder(&folder)?;
@@ -43,7 +44,7 @@ impl Sqlite {
             }
             let file = folder.join(FILE);
             let connection = schema::open(&file)?;
-            let writer = Writer::start(connection, lock)?;
+            let writer = Writer::start(connection, inputs, lock)?;
             Ok(Self {
                 writer,
                 readers: Readers::new(file),

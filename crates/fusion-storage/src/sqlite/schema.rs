@@ -11,7 +11,11 @@ use crate::error::{StoreError, unavailable};
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Each brings the schema from its index to the next version; `user_version` counts those that ran. Never changed once released.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 /// The newest schema that this version knows.
 pub(crate) const KNOWN: u32 = MIGRATIONS.len() as u32;
@@ -49,6 +53,9 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     // Where a plain sync leaves data in the drive's cache.
     connection.pragma_update(None, "fullfsync", "ON")?;
     connection.pragma_update(None, "checkpoint_fullfsync", "ON")?;
+    // Room for all that a group of commands changes, and fewer checkpoints, each of which syncs the file twice.
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 4000, |_| Ok(()))?;
     // Deleted is gone: freed space is overwritten, and savepoints leave nothing in temporary files.
     connection.pragma_update_and_check(None, "secure_delete", "ON", |_| Ok(()))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -63,9 +70,13 @@ fn unreadable(file: &Path, error: &rusqlite::Error) -> fusion_types::Error {
 }
 
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    migrate_to(connection, KNOWN)
+}
+
+pub(super) fn migrate_to(connection: &mut Connection, target: u32) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let Some(missing) = MIGRATIONS.get(version as usize..) else {
+    let Some(missing) = MIGRATIONS.get(version as usize..target as usize) else {
         let message = format!(
             "the database has schema version {version}; this version of the server knows up to {KNOWN}"
         );
@@ -77,7 +88,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     for migration in missing {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", KNOWN)?;
+    transaction.pragma_update(None, "user_version", target)?;
     transaction.commit()?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use fusion_types::{
     ErrorCode, Tenant,
-    job::{JobStatus, JobWrite, NewJob, Outcome},
+    job::{Inserted, JobStatus, JobWrite, NewJob, Outcome},
 };
 use rand::{RngExt, seq::SliceRandom};
 use rusqlite::Connection;
@@ -121,6 +121,43 @@ async fn no_copy_of_an_input_stays_behind_among_many() {
         &unfinished.iter().map(|(number, _)| *number).collect(),
     )
     .await;
+}
+
+/// Those that came in together share pages.
+#[tokio::test]
+async fn an_input_goes_from_among_those_that_came_with_it() {
+    let store = new_store().await;
+    let (jobs, folder) = (&*store.storage.jobs, store.folder.path());
+    let mut random = rand::rng();
+    let mut numbers = 0..300;
+    let mut ids = Vec::new();
+    for size in [20, 600, 6_000] {
+        let together: Vec<usize> = numbers.by_ref().take(100).collect();
+        let new = together.iter().map(|&number| NewJob {
+            input: input(number, random.random_range(0..size)),
+            ..new_job()
+        });
+        let inserted = jobs.insert(new.collect()).await.unwrap();
+        for (number, inserted) in together.into_iter().zip(inserted) {
+            let Inserted::New(job) = inserted else {
+                panic!("{inserted:?}");
+            };
+            ids.push((number, job.job_id));
+        }
+    }
+    assert_eq!(found(folder).len(), 300);
+    ids.shuffle(&mut random);
+    let (finished, unfinished) = ids.split_at(200);
+    for (_, id) in finished {
+        jobs.cancel(&Tenant::default(), id).await.unwrap();
+    }
+    let left: BTreeSet<usize> = unfinished.iter().map(|(number, _)| *number).collect();
+    gone_within_a_second(folder, &left).await;
+    for claimed in claim(jobs, 1_000, HOUR).await {
+        let text = claimed.input["prompt"].as_str().unwrap().to_owned();
+        let number = text[SECRET.len()..][..4].parse().unwrap();
+        assert!(left.contains(&number), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@ use fusion_types::{
     Tenant,
     document::{CollectionRef, IndexChange, IndexChangeKind, IndexQuery},
     id::ChunkId,
-    job::{JobWrite, NewJob, Outcome, Seq},
+    job::{Claimed, JobWrite, NewJob, Outcome, Seq},
     store::JobStore,
 };
+use futures::future::join_all;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -101,6 +102,22 @@ async fn commits_and_claims_a_second() {
     println!(
         "claimed, completed and scrubbed, one by one: {:.0}/s",
         rate(finish).await
+    );
+    let finish_together = async || {
+        let claimed = claim(jobs, 64, HOUR).await;
+        let done = claimed.len();
+        let finish = |job: Claimed| async move {
+            let finish = JobWrite::Finish(Outcome::Completed(json!({"content": "done"})));
+            jobs.write(&job.job.job_id, job.fence, finish)
+                .await
+                .unwrap();
+        };
+        join_all(claimed.into_iter().map(finish)).await;
+        done
+    };
+    println!(
+        "claimed, completed and scrubbed, 64 at once: {:.0}/s",
+        rate(finish_together).await
     );
     store.storage.close().await.unwrap();
     let began = Instant::now();

@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use self::wake::Wake;
 use super::Mongo;
 use crate::{
+    Inputs,
     error::StoreError,
     kick::Kick,
     queue::{Queue, Ready},
@@ -39,6 +40,7 @@ use crate::{
 
 pub(crate) struct Jobs {
     store: Arc<Mongo>,
+    inputs: Inputs,
     wake: Wake,
     /// One claim of this server at a time: side by side they would only take each other's jobs.
     claiming: Semaphore,
@@ -49,9 +51,10 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// `kick` is given when another server may have changed something.
-    pub(crate) fn new(store: Arc<Mongo>, kick: Kick) -> Self {
+    pub(crate) fn new(store: Arc<Mongo>, inputs: Inputs, kick: Kick) -> Self {
         Self {
             store,
+            inputs,
             wake: Wake::new(kick),
             claiming: Semaphore::new(1),
             moving: Semaphore::new(1),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fusion_types::{Timestamp, job::JobStatus};
+use fusion_types::job::JobStatus;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, oid::ObjectId};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     row::JobRow,
     write::Changed,
 };
-use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
+use crate::error::StoreError;
 
 const SWEPT_AT_ONCE: i64 = 200;
 /// Parts and changes that one sweep asks after, round by round through all of them.
@@ -74,8 +74,9 @@ impl Jobs {
 
     async fn forget_inputs_of_failed(&self) -> Result<(), StoreError> {
         let now = self.store.now().await?;
-        let kept = i64::try_from(FAILED_PAYLOAD_KEPT.as_millis()).unwrap_or(i64::MAX);
-        let until = Timestamp::from_millis(now.as_millis() - kept);
+        let Some(until) = self.inputs.forgotten_if_failed_by(now) else {
+            return Ok(());
+        };
         let failed = doc! {
             "status": "failed",
             "failed_at": { "$lte": stored_time(until) },

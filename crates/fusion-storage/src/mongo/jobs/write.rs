@@ -16,7 +16,7 @@ use super::{
     row::{JobRow, NewResult},
     too_busy,
 };
-use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
+use crate::{Inputs, error::StoreError};
 
 /// Writers of one job that may come in between.
 const TRIES: u32 = 50;
@@ -59,8 +59,11 @@ impl Jobs {
                 return Ok(Some(row));
             }
             let status = row.state.job.status;
-            let needless = matches!(status, JobStatus::Completed | JobStatus::Cancelled);
-            let input = if needless { row.input.take() } else { None };
+            let input = if self.inputs.end_with(status) {
+                row.input.take()
+            } else {
+                None
+            };
             let result = result.filter(|_| status == JobStatus::Completed);
             if row
                 .save(&self.store, changed == Changed::State, result)
@@ -174,7 +177,7 @@ impl Jobs {
             let Some(mut row) = self.store.public_job(tenant, id).await? else {
                 return Err(job_not_found(id).into());
             };
-            check_retry(&row)?;
+            check_retry(&row, self.inputs)?;
             row.waiting_for.clear();
             for parent in row.state.job.depends_on.clone() {
                 let found = self.store.public_job(tenant, &parent).await?;
@@ -294,7 +297,7 @@ fn cancel(row: &mut JobRow) -> Option<Changed> {
     }
 }
 
-fn check_retry(row: &JobRow) -> Result<(), StoreError> {
+fn check_retry(row: &JobRow, inputs: Inputs) -> Result<(), StoreError> {
     let job = &row.state.job;
     let id = &job.job_id;
     let (JobStatus::Failed, Some(failed_at)) = (job.status, job.failed_at) else {
@@ -302,7 +305,7 @@ fn check_retry(row: &JobRow) -> Result<(), StoreError> {
         let message = format!("job {id} is {status}: only a failed job can be retried");
         return Err(Error::invalid("job_id", message).into());
     };
-    if row.input.is_none() || failed_at.plus(FAILED_PAYLOAD_KEPT) <= row.now {
+    if row.input.is_none() || inputs.are_forgotten(failed_at, row.now) {
         let message = format!("the input of job {id} is no longer kept; submit it again");
         return Err(Error::new(ErrorCode::PayloadGone, message).into());
     }

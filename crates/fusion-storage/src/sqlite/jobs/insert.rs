@@ -8,7 +8,8 @@ use rusqlite::{OptionalExtension, named_params};
 
 use super::{
     super::{name_of, to_json, to_stored, writer::Transaction},
-    change, dependencies, payload,
+    change, dependencies,
+    payload::Incoming,
     row::{self, JobRow},
     sweep,
 };
@@ -19,14 +20,19 @@ pub(super) fn insert_all(
     jobs: &[NewJob],
     now: Timestamp,
 ) -> Result<Vec<Inserted>, StoreError> {
-    jobs.iter()
-        .map(|job| insert(transaction, job, now))
-        .collect()
+    let mut inputs = Incoming::new(transaction)?;
+    let inserted = jobs
+        .iter()
+        .map(|job| insert(transaction, job, &mut inputs, now))
+        .collect::<Result<_, _>>()?;
+    inputs.store(transaction)?;
+    Ok(inserted)
 }
 
 fn insert(
     transaction: &Transaction<'_>,
     new: &NewJob,
+    inputs: &mut Incoming,
     now: Timestamp,
 ) -> Result<Inserted, StoreError> {
     if let Some((row, body_hash)) = holder_of_key(transaction, new)? {
@@ -47,13 +53,12 @@ fn insert(
     let mut row = JobRow {
         number: 0,
         state: JobState::queued(new),
-        payload: Some(payload::insert(transaction, &new.input)?),
+        payload: Some(inputs.add(&new.input)?),
         blocked: waits_for.len() as u32,
     };
-    let record = to_json(&row.state.job)?;
-    row.number = store(transaction, new, &row, &record)?;
+    row.number = store(transaction, new, &row)?;
     dependencies::keep(transaction, row.number, &waits_for)?;
-    change::append(transaction, &row, &record, now)?;
+    change::append(transaction, &row, now)?;
     Ok(Inserted::New(row.state.job))
 }
 
@@ -79,16 +84,11 @@ fn holder_of_key(
 }
 
 /// Returns the job's number.
-fn store(
-    transaction: &Transaction<'_>,
-    new: &NewJob,
-    row: &JobRow,
-    record: &str,
-) -> Result<i64, StoreError> {
+fn store(transaction: &Transaction<'_>, new: &NewJob, row: &JobRow) -> Result<i64, StoreError> {
     let sql = "INSERT INTO jobs (id, tenant, status, operation, model_id, job_group, created_at, run_at, sort_key, timeout_ms, \
-               max_attempts, ttl_ms, payload_first, payload_parts, idempotency_key, body_hash, callback_url, blocked, record) \
+               max_attempts, ttl_ms, payload_at, payload_bytes, idempotency_key, body_hash, callback_url, blocked, record) \
                VALUES (:id, :tenant, 'queued', :operation, :model_id, :job_group, :created_at, :run_at, :sort_key, :timeout_ms, \
-               :max_attempts, :ttl_ms, :payload_first, :payload_parts, :idempotency_key, :body_hash, :callback_url, :blocked, :record)";
+               :max_attempts, :ttl_ms, :payload_at, :payload_bytes, :idempotency_key, :body_hash, :callback_url, :blocked, :record)";
     let millis =
         |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     transaction.prepare_cached(sql)?.execute(named_params! {
@@ -103,13 +103,13 @@ fn store(
         ":timeout_ms": millis(new.timeout),
         ":max_attempts": new.max_attempts,
         ":ttl_ms": millis(new.ttl),
-        ":payload_first": row.payload.map(|payload| payload.first),
-        ":payload_parts": row.payload.map(|payload| to_stored(payload.parts)),
+        ":payload_at": row.payload.map(|payload| to_stored(payload.at)),
+        ":payload_bytes": row.payload.map(|payload| to_stored(payload.bytes)),
         ":idempotency_key": new.idempotency.as_ref().map(|idempotency| &idempotency.key),
         ":body_hash": new.idempotency.as_ref().map(|idempotency| &idempotency.body_hash),
         ":callback_url": new.callback_url,
         ":blocked": row.blocked,
-        ":record": record,
+        ":record": to_json(&row.state.job)?,
     })?;
     Ok(transaction.last_insert_rowid())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusion_types::{
     Tenant, Timestamp,
     id::JobId,
-    job::{Fence, Job, JobStatus},
+    job::{Fence, Job},
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, named_params};
 
@@ -27,7 +27,7 @@ pub(super) struct JobRow {
 
 /// What [`read`] expects, in its order.
 pub(super) const COLUMNS: &str = "number, tenant, record, result, run_at, sort_key, timeout_ms, max_attempts, ttl_ms, fence, owner, \
-     lease_until, cancel_wanted, payload_first, payload_parts, expires_at, blocked";
+     lease_until, cancel_wanted, payload_at, payload_bytes, expires_at, blocked";
 
 pub(super) fn by_number(
     connection: &Connection,
@@ -94,7 +94,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<JobRow, StoreError> {
     Ok(JobRow {
         number: row.get(0)?,
         state,
-        payload: payload::from_columns(row.get(13)?, row.get(14)?),
+        payload: Payload::from_columns(row.get(13)?, row.get(14)?),
         blocked: row.get(16)?,
     })
 }
@@ -118,23 +118,20 @@ pub(super) fn save_alone(
     row: &mut JobRow,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if matches!(
-        row.state.job.status,
-        JobStatus::Completed | JobStatus::Cancelled
-    ) && let Some(gone) = row.payload.take()
+    if transaction.inputs().end_with(row.state.job.status)
+        && let Some(gone) = row.payload.take()
     {
         payload::delete(transaction, gone)?;
     }
-    let record = save(transaction, row)?;
-    change::append(transaction, row, &record, now)
+    save(transaction, row)?;
+    change::append(transaction, row, now)
 }
 
-/// Returns the public record without its result, as JSON.
-pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<String, StoreError> {
+pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<(), StoreError> {
     let (record, result) = take_apart(&mut row.state.job)?;
     let sql = "UPDATE jobs SET status = :status, completed_at = :completed_at, failed_at = :failed_at, expires_at = :expires_at, \
                run_at = :run_at, sort_key = :sort_key, fence = :fence, owner = :owner, lease_until = :lease_until, \
-               cancel_wanted = :cancel_wanted, payload_first = :payload_first, payload_parts = :payload_parts, \
+               cancel_wanted = :cancel_wanted, payload_at = :payload_at, payload_bytes = :payload_bytes, \
                blocked = :blocked, record = :record, result = :result WHERE number = :number";
     transaction.prepare_cached(sql)?.execute(named_params! {
         ":number": row.number,
@@ -148,13 +145,13 @@ pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<St
         ":owner": row.state.owner,
         ":lease_until": row.state.lease_until.map(Timestamp::as_millis),
         ":cancel_wanted": row.state.cancel_wanted,
-        ":payload_first": row.payload.map(|payload| payload.first),
-        ":payload_parts": row.payload.map(|payload| to_stored(payload.parts)),
+        ":payload_at": row.payload.map(|payload| to_stored(payload.at)),
+        ":payload_bytes": row.payload.map(|payload| to_stored(payload.bytes)),
         ":blocked": row.blocked,
         ":record": record,
         ":result": result,
     })?;
-    Ok(record)
+    Ok(())
 }
 
 /// The record without its result, and the result, both as JSON.

@@ -7,7 +7,7 @@ use super::{
     payload,
     row::{self, JobRow},
 };
-use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
+use crate::error::StoreError;
 
 pub(super) struct Swept {
     pub(super) jobs: u64,
@@ -25,9 +25,11 @@ pub(super) fn sweep(
     for row in &expired {
         remove(transaction, row)?;
     }
-    let kept = i64::try_from(FAILED_PAYLOAD_KEPT.as_millis()).unwrap_or(i64::MAX);
-    let failed = "SELECT number FROM jobs WHERE status = 'failed' AND payload_first IS NOT NULL AND failed_at <= ?1 LIMIT ?2";
-    let failed = load(transaction, failed, now.as_millis() - kept, limit)?;
+    let failed = "SELECT number FROM jobs WHERE status = 'failed' AND payload_at IS NOT NULL AND failed_at <= ?1 LIMIT ?2";
+    let failed = match transaction.inputs().forgotten_if_failed_by(now) {
+        Some(until) => load(transaction, failed, until.as_millis(), limit)?,
+        None => Vec::new(),
+    };
     let is_more = [expired.len(), failed.len()].contains(&(limit as usize));
     for mut row in failed {
         if let Some(gone) = row.payload.take() {

@@ -12,7 +12,7 @@ use super::{
     dependencies, job_not_found,
     row::{self, JobRow, save_transition},
 };
-use crate::{error::StoreError, job_state::FAILED_PAYLOAD_KEPT};
+use crate::error::StoreError;
 
 /// Jobs of a group that one transaction looks at.
 const CANCELLED_AT_ONCE: u32 = 200;
@@ -154,7 +154,7 @@ pub(super) fn retry(
         );
         return Err(Error::invalid("job_id", message).into());
     };
-    if row.payload.is_none() || failed_at.plus(FAILED_PAYLOAD_KEPT) <= now {
+    if row.payload.is_none() || transaction.inputs().are_forgotten(failed_at, now) {
         let message = format!("the input of job {id} is no longer kept; submit it again");
         return Err(Error::new(ErrorCode::PayloadGone, message).into());
     }

@@ -31,6 +31,7 @@ use self::{
     thread::Owner,
 };
 use crate::{
+    Inputs,
     error::{StoreError, closed, unavailable},
     lock::FolderLock,
 };
@@ -56,6 +57,7 @@ enum Message {
 /// What a command works on, and what it has to tell beside its answer.
 pub(super) struct Transaction<'a> {
     connection: &'a Connection,
+    inputs: Inputs,
     newest_change: Cell<u64>,
     payload_deleted: Cell<bool>,
     write_failed: Cell<bool>,
@@ -70,6 +72,10 @@ impl Deref for Transaction<'_> {
 }
 
 impl Transaction<'_> {
+    pub(super) fn inputs(&self) -> Inputs {
+        self.inputs
+    }
+
     /// Wakes those who wait for changes, once this is committed.
     pub(super) fn announce_change(&self, seq: u64) {
         self.newest_change.set(seq);
@@ -83,12 +89,18 @@ impl Transaction<'_> {
 
 impl Writer {
     /// The lock is let go when the thread has closed its connection.
-    pub(super) fn start(connection: Connection, lock: FolderLock) -> Result<Self> {
+    pub(super) fn start(connection: Connection, inputs: Inputs, lock: FolderLock) -> Result<Self> {
         let (queue, waiting) = mpsc::channel();
         let (announce, newest_change) =
             watch::channel(newest_change(&connection).map_err(Error::from)?);
         let can_write = Arc::new(AtomicBool::new(true));
-        let owner = Owner::new(connection, waiting, announce, Arc::clone(&can_write));
+        let owner = Owner::new(
+            connection,
+            inputs,
+            waiting,
+            announce,
+            Arc::clone(&can_write),
+        );
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {

@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::watch;
 
 use super::{super::schema::BUSY_TIMEOUT, Message, Transaction, command::Command};
-use crate::error::unavailable;
+use crate::{Inputs, error::unavailable};
 
 /// Commands in one commit, so that the first of them needn't wait for ever.
 const LARGEST_GROUP: usize = 256;
@@ -29,6 +29,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// What the thread owns.
 pub(super) struct Owner {
     connection: Connection,
+    inputs: Inputs,
     waiting: Receiver<Message>,
     announce: watch::Sender<u64>,
     can_write: Arc<AtomicBool>,
@@ -45,12 +46,14 @@ struct Effects {
 impl Owner {
     pub(super) fn new(
         connection: Connection,
+        inputs: Inputs,
         waiting: Receiver<Message>,
         announce: watch::Sender<u64>,
         can_write: Arc<AtomicBool>,
     ) -> Self {
         Self {
             connection,
+            inputs,
             waiting,
             announce,
             can_write,
@@ -121,7 +124,12 @@ impl Owner {
     }
 
     fn commit(&self, group: &mut [Box<dyn Command>]) -> rusqlite::Result<Effects> {
-        let effects = run_group(&self.connection, *self.announce.borrow(), group);
+        let effects = run_group(
+            &self.connection,
+            self.inputs,
+            *self.announce.borrow(),
+            group,
+        );
         if effects.is_err() && !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
@@ -172,33 +180,50 @@ impl Owner {
 /// What was done, once everything is committed.
 fn run_group(
     connection: &Connection,
+    inputs: Inputs,
     newest_change: u64,
     group: &mut [Box<dyn Command>],
 ) -> rusqlite::Result<Effects> {
     let execute = |sql| connection.prepare_cached(sql)?.execute([]);
     let transaction = Transaction {
         connection,
+        inputs,
         newest_change: Cell::new(newest_change),
         payload_deleted: Cell::new(false),
         write_failed: Cell::new(false),
     };
     execute("BEGIN IMMEDIATE")?;
-    for command in group {
-        let newest_before = transaction.newest_change.get();
-        execute("SAVEPOINT command")?;
+    // A full disk may have ended the whole transaction, and then going back fails as it should.
+    if let [command] = group {
+        // A savepoint would cost a copy of every page that it changes.
         if !command.run(&transaction) {
-            // A full disk may have ended the whole transaction, and then this fails as it should.
-            execute("ROLLBACK TO command")?;
-            transaction.newest_change.set(newest_before);
+            execute("ROLLBACK")?;
+            transaction.newest_change.set(newest_change);
+            return Ok(transaction.effects());
         }
-        execute("RELEASE command")?;
+    } else {
+        for command in group {
+            let newest_before = transaction.newest_change.get();
+            execute("SAVEPOINT command")?;
+            if !command.run(&transaction) {
+                execute("ROLLBACK TO command")?;
+                transaction.newest_change.set(newest_before);
+            }
+            execute("RELEASE command")?;
+        }
     }
     execute("COMMIT")?;
-    Ok(Effects {
-        newest_change: transaction.newest_change.get(),
-        payload_deleted: transaction.payload_deleted.get(),
-        write_failed: transaction.write_failed.get(),
-    })
+    Ok(transaction.effects())
+}
+
+impl Transaction<'_> {
+    fn effects(&self) -> Effects {
+        Effects {
+            newest_change: self.newest_change.get(),
+            payload_deleted: self.payload_deleted.get(),
+            write_failed: self.write_failed.get(),
+        }
+    }
 }
 
 fn unwritable(error: &rusqlite::Error) -> Error {
