@@ -37,7 +37,7 @@ use crate::{
     memory,
     nodes::Node,
     outgoing::{Allow, Guarded},
-    secret,
+    payload_key, secret,
     state::{App, Limits},
     telemetry,
 };
@@ -82,7 +82,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         planner.clone(),
         outgoing.clone(),
         Arc::new(operations),
-        jobs_config(&config),
+        jobs_config(&config)?,
     );
     let files = Files::new(
         storage.records.clone(),
@@ -151,6 +151,7 @@ fn storage_config(config: &Config) -> fusion_storage::Config {
     fusion_storage::Config {
         mongo: config.state.mongo.clone(),
         redis: config.state.redis.clone(),
+        inputs: config.jobs.inputs(),
         ..fusion_storage::Config::new(&config.data_dir)
     }
 }
@@ -346,15 +347,17 @@ fn start_rag(
     )
 }
 
-fn jobs_config(config: &Config) -> jobs::Config {
-    jobs::Config {
+fn jobs_config(config: &Config) -> Result<jobs::Config> {
+    let seal = payload_key::seal(&config.jobs, &config.data_dir)?;
+    Ok(jobs::Config {
         job_ttl: config.jobs.ttl,
         max_queued: config.jobs.max_queued,
         default_timeout: config.jobs.timeout,
         max_attempts: config.jobs.max_attempts,
         parallel: config.jobs.parallel,
+        seal: seal.map(Arc::new),
         ..jobs::Config::default()
-    }
+    })
 }
 
 fn batch_config(config: &Config) -> batch::Config {

@@ -10,6 +10,8 @@ mod media;
 mod memory;
 mod nodes;
 mod outgoing;
+mod owner_file;
+mod payload_key;
 mod secret;
 mod state;
 mod telemetry;

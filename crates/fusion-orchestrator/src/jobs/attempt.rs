@@ -18,6 +18,7 @@ use super::{
     backoff::{Next, after_failure},
     live::Attempt,
     operation::Reported,
+    seal,
 };
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -70,10 +71,11 @@ async fn work(parts: &Parts, claimed: Claimed, progress: Progress) -> Result<Val
     let call = Call::interactive(claimed.job.request_id, claimed.tenant)
         .with_class(Class::Job)
         .with_deadline(std::time::Instant::now() + claimed.timeout);
+    let seal = parts.config.seal.as_deref();
     let work = Work {
         operation: claimed.job.operation,
         model_id: claimed.job.model_id,
-        input: claimed.input,
+        input: seal::open(seal, &claimed.job.job_id, claimed.input)?,
     };
     let running = AssertUnwindSafe(parts.operations.run(&call, work, progress)).catch_unwind();
     match time::timeout(claimed.timeout, running).await {

@@ -26,6 +26,7 @@ mod operation;
 mod queue;
 mod request;
 mod runner;
+mod seal;
 mod submit;
 mod sync;
 mod turns;
@@ -37,6 +38,7 @@ pub use group::{GroupCancelled, GroupView};
 pub use operation::{Forecast, LocalOperations, Operations, Progress, Route, Work};
 pub use request::{ListParams, Order, SubmitRequest, SyncParams};
 pub use runner::{Runner, RunnerConfig};
+pub use seal::Seal;
 pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 
 pub(crate) use changes::wait_for_changes;
@@ -63,6 +65,8 @@ pub struct Config {
     pub max_input_bytes: usize,
     /// Jobs that run side by side, at most.
     pub parallel: u32,
+    /// Encrypts inputs while they wait.
+    pub seal: Option<Arc<Seal>>,
 }
 
 impl Default for Config {
@@ -75,6 +79,7 @@ impl Default for Config {
             max_attempts: 3,
             max_input_bytes: 10_000_000,
             parallel: 8,
+            seal: None,
         }
     }
 }

@@ -45,13 +45,18 @@ pub(super) fn check(
         input: request.input,
     };
     let forecast = parts.operations.check(&work)?;
+    let id = JobId::generate();
+    let input = match &config.seal {
+        Some(seal) => seal.close(&id, work.input)?,
+        None => work.input,
+    };
     let new = NewJob {
-        id: JobId::generate(),
+        id,
         tenant: call.tenant.clone(),
         request_id: call.request_id.clone(),
         operation: work.operation,
         model_id: work.model_id,
-        input: work.input,
+        input,
         priority: request.priority,
         metadata: request.metadata,
         callback_url: request.callback_url,

@@ -1,5 +1,6 @@
 //! The configuration: flags over environment over `fusiond.toml` over defaults, checked once, every problem at once.
 
+mod jobs;
 mod known_folders;
 mod reader;
 mod setting;
@@ -18,6 +19,7 @@ use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub(crate) use jobs::{Jobs, Payloads};
 pub(crate) use known_folders::known_folders;
 pub(crate) use reader::Reader;
 pub(crate) use setting::{SETTINGS, WITHOUT_EFFECT};
@@ -134,15 +136,6 @@ pub(crate) struct Features {
     pub(crate) mcp: bool,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Jobs {
-    pub(crate) ttl: Duration,
-    pub(crate) max_queued: u64,
-    pub(crate) parallel: u32,
-    pub(crate) timeout: Duration,
-    pub(crate) max_attempts: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Files {
     /// Of what batches read and write.
@@ -208,10 +201,12 @@ impl Config {
     }
 
     fn take(reader: &mut Reader) -> Self {
+        let state = State::take(reader);
         Self {
             server: Server::take(reader),
             data_dir: folder(reader, "paths.data", data_home),
-            state: State::take(reader),
+            jobs: Jobs::take(reader, state.mongo.is_some()),
+            state,
             models_dir: folder(reader, "paths.models", cache_home),
             engine_dirs: reader.take("paths.engines"),
             models: Models::take(reader),
@@ -223,7 +218,6 @@ impl Config {
                 rag: reader.take("features.rag"),
                 mcp: reader.take("features.mcp"),
             },
-            jobs: Jobs::take(reader),
             files: Files {
                 ttl: days(reader, "files.ttl_days"),
             },
@@ -393,18 +387,6 @@ fn lora(reader: &mut Reader) -> Vec<Value> {
     let scales = numbers.into_iter().chain(std::iter::repeat(1.0));
     let adapter = |(path, scale)| json!({ "path": path, "scale": scale });
     paths.iter().zip(scales).map(adapter).collect()
-}
-
-impl Jobs {
-    fn take(reader: &mut Reader) -> Self {
-        Self {
-            ttl: days(reader, "jobs.ttl_days"),
-            max_queued: reader.take("jobs.max_queued"),
-            parallel: reader.take("jobs.parallel"),
-            timeout: seconds(reader, "jobs.timeout_seconds"),
-            max_attempts: reader.take("jobs.max_attempts"),
-        }
-    }
 }
 
 /// The known ones, and those that the file defines, which take the place of known ones of their name.

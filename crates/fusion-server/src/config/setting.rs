@@ -189,6 +189,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "jobs that may wait",
     ),
     setting(
+        "jobs.payloads",
+        "job-payloads",
+        &["JOB_PAYLOADS"],
+        "inputs of jobs: until_done, encrypted or keep",
+    ),
+    setting(
+        "jobs.payload_key",
+        "job-payload-key",
+        &["JOB_PAYLOAD_KEY"],
+        "what inputs of jobs are encrypted with",
+    ),
+    setting(
+        "jobs.failed_payload_hours",
+        "failed-payload-hours",
+        &["FAILED_PAYLOAD_HOURS"],
+        "a failed job's input is kept for this long",
+    ),
+    setting(
         "webhooks.timeout_seconds",
         "webhook-timeout-seconds",
         &["WEBHOOK_TIMEOUT_SECONDS"],

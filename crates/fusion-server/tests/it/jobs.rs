@@ -1,7 +1,8 @@
 //! Jobs and webhooks by the routes, over kills of the server.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
+use fusion_types::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -140,6 +141,45 @@ async fn what_was_acknowledged_survives_a_killed_server() {
         ids.len(),
         "each job is completed exactly once"
     );
+}
+
+/// With the folder's own key, made at the first start; what waits is read also by a server that encrypts no more.
+#[tokio::test]
+async fn an_encrypted_input_is_in_no_file() {
+    const SECRET: &str = "nobody is to read this";
+    let home = Home::new().fake("echo", "lm", &[("tokens", "2")]);
+    let encrypting = home.argument("job-payloads", "encrypted");
+    let server = encrypting.start().await;
+    let mut job = chat_job("echo");
+    job["input"]["messages"][0]["content"] = SECRET.into();
+    job["run_at"] = json!(Timestamp::now().plus(Duration::from_secs(3)));
+    let id = submit(&server.client(), &job).await;
+    server.kill().await;
+    assert!(!holds(encrypting.path(), SECRET));
+
+    let home = encrypting
+        .without_arguments()
+        .argument("job-payloads", "until_done");
+    let server = home.start().await;
+    let done = finished(&server.client(), &id).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    job["run_at"] = json!(Timestamp::now().plus(Duration::from_secs(3_600)));
+    submit(&server.client(), &job).await;
+    assert!(holds(home.path(), SECRET), "not encrypted, it can be found");
+}
+
+/// Whether any file of the folder does.
+fn holds(folder: &Path, text: &str) -> bool {
+    fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        let content = fs::read(path).unwrap();
+        content
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    })
 }
 
 #[tokio::test]

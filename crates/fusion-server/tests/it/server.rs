@@ -95,6 +95,12 @@ impl Home {
         self
     }
 
+    /// For a start with others.
+    pub(crate) fn without_arguments(mut self) -> Self {
+        self.arguments.clear();
+        self
+    }
+
     /// Adds to the configuration file.
     pub(crate) fn configure(mut self, toml: &str) -> Self {
         self.config.push_str(toml);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fusion_storage::{Config, MongoConfig, open};
+use fusion_storage::{Config, Inputs, MongoConfig, open};
 use fusion_types::{
     ErrorCode, Tenant,
     id::JobId,
@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::{
     mongo::TestDatabase,
     servers,
+    suite::job_ends,
     suite::jobs::{HOUR, claim, finish, get, insert, new_job},
 };
 
@@ -39,6 +40,38 @@ fn histories(log: &[Change]) -> BTreeMap<String, Vec<JobEvent>> {
         histories.entry(id).or_default().push(change.event);
     }
     histories
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inputs_are_kept_as_long_as_the_store_is_told() {
+    let Some(server) = servers::mongo() else {
+        return;
+    };
+    let database = TestDatabase::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let at_once = Inputs::UntilDone {
+        after_failure: Duration::ZERO,
+    };
+    for inputs in [at_once, Inputs::Keep] {
+        let config = Config {
+            inputs,
+            ..database.store_config(&folder)
+        };
+        let storage = open(&config).await.unwrap();
+        let jobs = &*storage.jobs;
+        if inputs == Inputs::Keep {
+            job_ends::a_kept_input_outlives_the_sweep(jobs).await;
+            let done = insert(jobs, new_job()).await.job_id;
+            let blobs = database.raw().await.collection::<Document>("blobs");
+            let kept = doc! { "job_id": done.as_str() };
+            jobs.cancel(&Tenant::default(), &done).await.unwrap();
+            assert_eq!(blobs.count_documents(kept).await.unwrap(), 1);
+        } else {
+            job_ends::without_its_input_no_failed_job_is_retried(jobs).await;
+        }
+        storage.close().await.unwrap();
+    }
+    database.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

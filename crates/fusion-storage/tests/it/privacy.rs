@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fusion_storage::{Config, Inputs, open};
 use fusion_types::{
     ErrorCode, Tenant,
     job::{Inserted, JobStatus, JobWrite, NewJob, Outcome},
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     sqlite::new_store,
+    suite::job_ends,
     suite::jobs::{HOUR, claim, failure, insert, new_job},
 };
 
@@ -201,6 +203,35 @@ async fn the_input_of_a_failed_job_goes_after_a_day() {
         jobs.retry(&tenant, &ids[1]).await.unwrap().status,
         JobStatus::Queued
     );
+}
+
+#[tokio::test]
+async fn inputs_are_kept_as_long_as_the_store_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at_once = Inputs::UntilDone {
+        after_failure: Duration::ZERO,
+    };
+    for inputs in [at_once, Inputs::Keep] {
+        let config = Config {
+            inputs,
+            ..Config::new(folder.path())
+        };
+        let storage = open(&config).await.unwrap();
+        let jobs = &*storage.jobs;
+        if inputs == Inputs::Keep {
+            job_ends::a_kept_input_outlives_the_sweep(jobs).await;
+            let done = NewJob {
+                input: input(1, 10),
+                ..new_job()
+            };
+            let id = insert(jobs, done).await.job_id;
+            jobs.cancel(&Tenant::default(), &id).await.unwrap();
+        } else {
+            job_ends::without_its_input_no_failed_job_is_retried(jobs).await;
+        }
+        storage.close().await.unwrap();
+    }
+    assert_eq!(found(folder.path()), [1].into());
 }
 
 /// Under load there is no idle moment to wait for.

@@ -229,3 +229,28 @@ pub(crate) async fn expired_is_gone_at_once_and_swept_later(store: &dyn JobStore
     )
     .await;
 }
+
+/// Of a store that keeps no failed job's input.
+pub(crate) async fn without_its_input_no_failed_job_is_retried(store: &dyn JobStore) {
+    let id = failed(store).await;
+    let error = store.retry(&Tenant::default(), &id).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::PayloadGone);
+    store.sweep().await.unwrap();
+    let error = store.retry(&Tenant::default(), &id).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::PayloadGone);
+}
+
+/// Of a store that keeps inputs as long as jobs.
+pub(crate) async fn a_kept_input_outlives_the_sweep(store: &dyn JobStore) {
+    let id = failed(store).await;
+    store.sweep().await.unwrap();
+    store.retry(&Tenant::default(), &id).await.unwrap();
+    assert_eq!(claim_one(store).await.input, new_job().input);
+}
+
+async fn failed(store: &dyn JobStore) -> JobId {
+    insert(store, new_job()).await;
+    let claimed = claim_one(store).await;
+    let outcome = Outcome::Failed(failure(ErrorCode::InternalError));
+    finish(store, &claimed, outcome).await.job_id
+}
