@@ -28,6 +28,24 @@ pub enum Operation {
     Workflow,
 }
 
+impl Operation {
+    /// As it is written in a request.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "completion",
+            Self::Embed => "embed",
+            Self::Rerank => "rerank",
+            Self::ImageGen => "image_gen",
+            Self::ImageEdit => "image_edit",
+            Self::Transcribe => "transcribe",
+            Self::RagQuery => "rag_query",
+            Self::RagIngest => "rag_ingest",
+            Self::Workflow => "workflow",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {

@@ -19,6 +19,10 @@ use crate::{
     record::{Record, RecordWrite},
 };
 
+/// Positions in the queue are exact up to this; one beyond is the queue's length, so that no submission is as slow as the queue is
+/// long.
+pub const POSITIONS_COUNTED: u64 = 1_000;
+
 /// Jobs and their change log. Every answer means committed and synced; time is the store's own.
 #[async_trait]
 pub trait JobStore: Send + Sync {
@@ -65,7 +69,7 @@ pub trait JobStore: Send + Sync {
 
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>>;
 
-    /// Queued jobs that will be claimed before this one, exact up to a thousand; `None` when it isn't queued, or waits for a
+    /// Queued jobs that will be claimed before this one, exact up to [`POSITIONS_COUNTED`]; `None` when it isn't queued, or waits for a
     /// job it depends on.
     async fn position(&self, id: &JobId) -> Result<Option<u64>>;
 

@@ -44,7 +44,7 @@ pub use view::{Accepted, Cancelled, JobList, JobView, SyncEvent, SyncPage};
 pub(crate) use changes::wait_for_changes;
 pub(crate) use grouped::{Group, Member};
 use live::Live;
-use queue::QueueLength;
+use queue::{Place, QueueLength};
 use turns::Turns;
 
 /// How long a cancellation waits for the worker to let go before it answers.
@@ -165,12 +165,10 @@ impl Jobs {
             .queue
             .admit(&*self.parts.store, 1, self.parts.config.max_queued)
             .await?;
+        let place = Place::of(&new);
         let inserted = self.parts.store.insert(vec![new]).await?.pop();
-        self.accepted(
-            inserted.ok_or_else(|| Error::internal("the store answered for no job"))?,
-            &forecast,
-        )
-        .await
+        let inserted = inserted.ok_or_else(|| Error::internal("the store answered for no job"))?;
+        self.accepted(inserted, place, &forecast).await
     }
 
     /// The job; with `wait`, once it is finished or the time is up.
@@ -263,11 +261,23 @@ impl Jobs {
         job.ok_or_else(|| Error::new(ErrorCode::JobNotFound, format!("there is no job {id}")))
     }
 
-    async fn accepted(&self, inserted: Inserted, forecast: &Forecast) -> Result<Accepted> {
-        let (Inserted::New(job) | Inserted::Existing(job)) = inserted else {
-            return Err(bulk::key_reused());
+    async fn accepted(
+        &self,
+        inserted: Inserted,
+        place: Place,
+        forecast: &Forecast,
+    ) -> Result<Accepted> {
+        let (job, position) = match inserted {
+            Inserted::New(job) => {
+                let position = self.position_of_new(&job, place).await?;
+                (job, position)
+            }
+            Inserted::Existing(job) => {
+                let position = self.parts.store.position(&job.job_id).await?;
+                (job, position)
+            }
+            Inserted::KeyReused => return Err(bulk::key_reused()),
         };
-        let position = self.parts.store.position(&job.job_id).await?;
         let estimate = position.and_then(|position| self.parts.estimate(forecast, position));
         Ok(Accepted {
             job_id: job.job_id,
@@ -276,6 +286,20 @@ impl Jobs {
             estimated_completion_ms: estimate,
             position_in_queue: position,
         })
+    }
+
+    async fn position_of_new(&self, job: &Job, place: Place) -> Result<Option<u64>> {
+        let queue = &self.parts.queue;
+        if job.depends_on.is_empty()
+            && let Some(position) = queue.position_far_behind(place)
+        {
+            return Ok(Some(position));
+        }
+        let position = self.parts.store.position(&job.job_id).await?;
+        if let Some(position) = position {
+            queue.learn(place, position);
+        }
+        Ok(position)
     }
 
     async fn view(&self, job: Job) -> Result<JobView> {

@@ -110,8 +110,3 @@ fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     Ok(serde_json::from_str(text)?)
 }
-
-/// How a value without fields is called on the wire.
-fn name_of(value: &impl Serialize) -> Result<String, StoreError> {
-    Ok(to_json(value)?.trim_matches('"').to_owned())
-}

@@ -73,7 +73,11 @@ fn multiply(folder: &Path, id: &str) {
     connection.execute(&jobs, (id, FINISHED)).unwrap();
     connection.execute(&changes, (id, FINISHED)).unwrap();
     connection
-        .execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute_batch(
+            "DELETE FROM job_counts; \
+             INSERT INTO job_counts SELECT tenant, status, operation, ifnull(model_id, ''), count(*) FROM jobs GROUP BY 1, 2, 3, 4; \
+             COMMIT; PRAGMA wal_checkpoint(TRUNCATE)",
+        )
         .unwrap();
 }
 

@@ -22,11 +22,14 @@ use crate::{
     suite::jobs::{HOUR, claim, insert, new_job},
 };
 
-/// How often a second, over about three seconds.
+/// How long one thing is done again and again; short enough that the queue isn't used up.
+const SHARE: Duration = Duration::from_secs(1);
+
+/// How often a second.
 async fn rate(mut work: impl AsyncFnMut() -> usize) -> f64 {
     let began = Instant::now();
     let mut done = 0;
-    while began.elapsed() < Duration::from_secs(3) {
+    while began.elapsed() < SHARE {
         done += work().await;
     }
     done as f64 / began.elapsed().as_secs_f64()
@@ -39,7 +42,7 @@ async fn insert_together(jobs: &Arc<dyn JobStore>, callers: usize) -> f64 {
         let jobs = Arc::clone(jobs);
         running.spawn(async move {
             let mut done = 0;
-            while began.elapsed() < Duration::from_secs(3) {
+            while began.elapsed() < SHARE {
                 insert(&*jobs, new_job()).await;
                 done += 1;
             }

@@ -100,7 +100,7 @@ impl LocalOperations {
 
     fn route(&self, operation: Operation) -> Result<&Arc<dyn Route>> {
         self.routes.get(&operation).ok_or_else(|| {
-            Error::not_implemented(format_args!("the operation {}", name(operation)))
+            Error::not_implemented(format_args!("the operation {}", operation.as_str()))
         })
     }
 
@@ -172,27 +172,11 @@ impl Operations for LocalOperations {
     }
 }
 
-/// The operation as it is written in a request.
-pub(crate) fn name(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Chat => "chat",
-        Operation::Completion => "completion",
-        Operation::Embed => "embed",
-        Operation::Rerank => "rerank",
-        Operation::ImageGen => "image_gen",
-        Operation::ImageEdit => "image_edit",
-        Operation::Transcribe => "transcribe",
-        Operation::RagQuery => "rag_query",
-        Operation::RagIngest => "rag_ingest",
-        Operation::Workflow => "workflow",
-    }
-}
-
 fn model(work: &Work) -> Result<&str> {
     work.model_id.as_deref().ok_or_else(|| {
         Error::new(
             ErrorCode::MissingField,
-            format!("{} needs a model_id", name(work.operation)),
+            format!("{} needs a model_id", work.operation.as_str()),
         )
         .with_param("model_id")
     })

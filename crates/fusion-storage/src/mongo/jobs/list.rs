@@ -5,6 +5,7 @@ use fusion_types::{
     id::JobId,
     job::{Job, JobCounts, JobQuery, JobSort, JobStatus},
     page::Page,
+    store::POSITIONS_COUNTED,
 };
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 
@@ -13,9 +14,6 @@ use super::{
     row::{JobRow, label},
 };
 use crate::error::StoreError;
-
-/// A position beyond this is the queue's length: counting further would make every submit as slow as the queue is long.
-const FURTHEST_COUNTED: u64 = 10_000;
 
 pub(super) async fn list(store: &Mongo, query: &JobQuery) -> Result<Page<Job>, StoreError> {
     let filter = filter(query, store.now().await?)?;
@@ -134,9 +132,9 @@ pub(super) async fn position(store: &Mongo, id: &JobId) -> Result<Option<u64>, S
     let before = store
         .collection(JOBS)
         .count_documents(before)
-        .limit(FURTHEST_COUNTED)
+        .limit(POSITIONS_COUNTED)
         .await?;
-    if before < FURTHEST_COUNTED {
+    if before < POSITIONS_COUNTED {
         return Ok(Some(before));
     }
     Ok(Some(counts(store).await?.queued.max(before)))

@@ -2,12 +2,12 @@
 
 use fusion_types::{
     Timestamp,
-    job::{Idempotency, Inserted, NewJob},
+    job::{Idempotency, Inserted, JobStatus, NewJob},
 };
 use rusqlite::{OptionalExtension, named_params};
 
 use super::{
-    super::{name_of, to_json, to_stored, writer::Transaction},
+    super::{to_json, to_stored, writer::Transaction},
     change, dependencies,
     payload::Incoming,
     row::{self, JobRow},
@@ -55,8 +55,10 @@ fn insert(
         state: JobState::queued(new),
         payload: Some(inputs.add(&new.input)?),
         blocked: waits_for.len() as u32,
+        counted: JobStatus::Queued,
     };
     row.number = store(transaction, new, &row)?;
+    transaction.count(&row.state, row.counted, 1);
     dependencies::keep(transaction, row.number, &waits_for)?;
     change::append(transaction, &row, now)?;
     Ok(Inserted::New(row.state.job))
@@ -94,7 +96,7 @@ fn store(transaction: &Transaction<'_>, new: &NewJob, row: &JobRow) -> Result<i6
     transaction.prepare_cached(sql)?.execute(named_params! {
         ":id": new.id.as_str(),
         ":tenant": new.tenant.as_str(),
-        ":operation": name_of(&new.operation)?,
+        ":operation": new.operation.as_str(),
         ":model_id": new.model_id,
         ":job_group": new.group,
         ":created_at": new.created_at.as_millis(),

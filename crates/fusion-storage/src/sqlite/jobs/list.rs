@@ -5,17 +5,15 @@ use fusion_types::{
     id::JobId,
     job::{Job, JobCounts, JobQuery, JobSort, JobStatus},
     page::Page,
+    store::POSITIONS_COUNTED,
 };
 use rusqlite::{Connection, ToSql, params_from_iter, types::Value};
 
 use super::{
-    super::{bounds, from_stored, name_of},
+    super::{bounds, from_stored, to_stored},
     row,
 };
 use crate::error::StoreError;
-
-/// A position beyond this is the queue's length: counting further would make every submit as slow as the queue is long.
-const FURTHEST_COUNTED: u32 = 1_000;
 
 pub(super) fn list(
     connection: &Connection,
@@ -104,7 +102,7 @@ impl Conditions {
             conditions.add("model_id = ?", model.clone());
         }
         if let Some(operation) = &query.operation {
-            conditions.add("operation = ?", name_of(operation)?);
+            conditions.add("operation = ?", operation.as_str().to_owned());
         }
         Ok(conditions)
     }
@@ -161,11 +159,16 @@ pub(super) fn position(
                WHERE status = 'queued' AND blocked = 0 AND (sort_key, number) < (?1, ?2) AND run_at <= ?3 LIMIT ?4)";
     let due = row.state.run_at.max(now).as_millis();
     let before = connection.prepare_cached(sql)?.query_row(
-        (row.state.sort_key, row.number, due, FURTHEST_COUNTED),
+        (
+            row.state.sort_key,
+            row.number,
+            due,
+            to_stored(POSITIONS_COUNTED),
+        ),
         |row| row.get(0),
     )?;
     let before = from_stored(before);
-    if before < u64::from(FURTHEST_COUNTED) {
+    if before < POSITIONS_COUNTED {
         return Ok(Some(before));
     }
     Ok(Some(counts(connection)?.queued.max(before)))

@@ -2,6 +2,7 @@
 
 mod change;
 mod claim;
+pub(super) mod counts;
 mod dependencies;
 mod insert;
 mod list;

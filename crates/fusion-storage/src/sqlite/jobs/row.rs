@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusion_types::{
     Tenant, Timestamp,
     id::JobId,
-    job::{Fence, Job},
+    job::{Fence, Job, JobStatus},
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, named_params};
 
@@ -23,6 +23,19 @@ pub(super) struct JobRow {
     pub(super) payload: Option<Payload>,
     /// Jobs it depends on that are not completed.
     pub(super) blocked: u32,
+    /// As it is counted, which is as it is stored.
+    pub(super) counted: JobStatus,
+}
+
+impl JobRow {
+    /// Moves it to the count of its status as it now is.
+    fn count(&mut self, transaction: &Transaction<'_>) {
+        let before = std::mem::replace(&mut self.counted, self.state.job.status);
+        if before != self.counted {
+            transaction.count(&self.state, before, -1);
+            transaction.count(&self.state, self.counted, 1);
+        }
+    }
 }
 
 /// What [`read`] expects, in its order.
@@ -92,6 +105,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<JobRow, StoreError> {
         expires_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_millis),
     };
     Ok(JobRow {
+        counted: state.job.status,
         number: row.get(0)?,
         state,
         payload: Payload::from_columns(row.get(13)?, row.get(14)?),
@@ -151,6 +165,7 @@ pub(super) fn save(transaction: &Transaction<'_>, row: &mut JobRow) -> Result<()
         ":record": record,
         ":result": result,
     })?;
+    row.count(transaction);
     Ok(())
 }
 

@@ -70,5 +70,6 @@ pub(super) fn remove(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), 
     transaction
         .prepare_cached("DELETE FROM jobs WHERE number = ?1")?
         .execute([row.number])?;
+    transaction.count(&row.state, row.counted, -1);
     Ok(())
 }

@@ -7,7 +7,7 @@ mod command;
 mod thread;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,13 +18,15 @@ use std::{
     time::Duration,
 };
 
-use fusion_types::{Error, Result};
+use fusion_types::{Error, Result, job::JobStatus};
 use rusqlite::Connection;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::spawn_blocking,
     time::timeout,
 };
+
+use super::jobs::counts::Tally;
 
 use self::{
     command::{Command, Pending},
@@ -33,6 +35,7 @@ use self::{
 use crate::{
     Inputs,
     error::{StoreError, closed, unavailable},
+    job_state::JobState,
     lock::FolderLock,
 };
 
@@ -61,6 +64,7 @@ pub(super) struct Transaction<'a> {
     newest_change: Cell<u64>,
     payload_deleted: Cell<bool>,
     write_failed: Cell<bool>,
+    tally: RefCell<Tally>,
 }
 
 impl Deref for Transaction<'_> {
@@ -74,6 +78,12 @@ impl Deref for Transaction<'_> {
 impl Transaction<'_> {
     pub(super) fn inputs(&self) -> Inputs {
         self.inputs
+    }
+
+    /// `more` jobs like this one in the status; fewer where it is negative.
+    pub(super) fn count(&self, state: &JobState, status: JobStatus, more: i64) {
+        let mut tally = self.tally.borrow_mut();
+        tally.add(&state.tenant, &state.job, status, more);
     }
 
     /// Wakes those who wait for changes, once this is committed.

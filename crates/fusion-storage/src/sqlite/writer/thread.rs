@@ -1,7 +1,7 @@
 //! What the writer's thread does: commit, scrub, and look whether a failed disk works again.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,11 @@ use fusion_types::{Error, Result};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::watch;
 
-use super::{super::schema::BUSY_TIMEOUT, Message, Transaction, command::Command};
+use super::{
+    super::{jobs::counts::Tally, schema::BUSY_TIMEOUT},
+    Message, Transaction,
+    command::Command,
+};
 use crate::{Inputs, error::unavailable};
 
 /// Commands in one commit, so that the first of them needn't wait for ever.
@@ -191,7 +195,9 @@ fn run_group(
         newest_change: Cell::new(newest_change),
         payload_deleted: Cell::new(false),
         write_failed: Cell::new(false),
+        tally: RefCell::default(),
     };
+    let mut tally = Tally::default();
     execute("BEGIN IMMEDIATE")?;
     // A full disk may have ended the whole transaction, and then going back fails as it should.
     if let [command] = group {
@@ -201,17 +207,23 @@ fn run_group(
             transaction.newest_change.set(newest_change);
             return Ok(transaction.effects());
         }
+        tally = transaction.tally.take();
     } else {
         for command in group {
             let newest_before = transaction.newest_change.get();
             execute("SAVEPOINT command")?;
-            if !command.run(&transaction) {
+            let is_kept = command.run(&transaction);
+            let counted = transaction.tally.take();
+            if is_kept {
+                tally.merge(counted);
+            } else {
                 execute("ROLLBACK TO command")?;
                 transaction.newest_change.set(newest_before);
             }
             execute("RELEASE command")?;
         }
     }
+    tally.write(connection)?;
     execute("COMMIT")?;
     Ok(transaction.effects())
 }
