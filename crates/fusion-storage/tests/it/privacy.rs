@@ -1,7 +1,7 @@
 //! An input is in no file of the store once its job is done.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -9,8 +9,10 @@ use std::{
 use fusion_storage::{Config, Inputs, open};
 use fusion_types::{
     ErrorCode, Tenant,
-    job::{Inserted, JobStatus, JobWrite, NewJob, Outcome},
+    id::JobId,
+    job::{JobStatus, JobWrite, NewJob, Outcome},
 };
+use futures::future::join_all;
 use rand::{RngExt, seq::SliceRandom};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -126,42 +128,61 @@ async fn no_copy_of_an_input_stays_behind_among_many() {
     .await;
 }
 
-/// Those that came in together share pages.
+/// Those that came in together share pages: by one call, or by several that are committed at once, of which some fail.
 #[tokio::test]
 async fn an_input_goes_from_among_those_that_came_with_it() {
     let store = new_store().await;
     let (jobs, folder) = (&*store.storage.jobs, store.folder.path());
     let mut random = rand::rng();
-    let mut numbers = 0..300;
+    let mut numbers = 0..600;
     let mut ids = Vec::new();
     for size in [20, 600, 6_000] {
-        let together: Vec<usize> = numbers.by_ref().take(100).collect();
-        let new = together.iter().map(|&number| NewJob {
-            input: input(number, random.random_range(0..size)),
-            ..new_job()
-        });
-        let inserted = jobs.insert(new.collect()).await.unwrap();
-        for (number, inserted) in together.into_iter().zip(inserted) {
-            let Inserted::New(job) = inserted else {
-                panic!("{inserted:?}");
+        let new: Vec<NewJob> = numbers
+            .by_ref()
+            .take(200)
+            .map(|number| NewJob {
+                input: input(number, random.random_range(0..size)),
+                ..new_job()
+            })
+            .collect();
+        ids.extend(new.iter().map(|job| job.id.clone()));
+        let (in_one, alone) = new.split_at(100);
+        jobs.insert(in_one.to_vec()).await.unwrap();
+        let failing = || async {
+            let orphan = NewJob {
+                depends_on: vec![JobId::generate()],
+                ..new_job()
             };
-            ids.push((number, job.job_id));
-        }
+            jobs.insert(vec![new_job(), orphan]).await.unwrap_err();
+        };
+        let each = alone.iter().map(|job| async {
+            jobs.insert(vec![job.clone()]).await.unwrap();
+            failing().await;
+        });
+        join_all(each).await;
     }
     // But for some that a page's end cuts in two.
     let visible = found(folder);
-    assert!(visible.len() > 250);
+    assert!(visible.len() > 550);
+    let mut ids: Vec<(usize, JobId)> = ids.into_iter().enumerate().collect();
     ids.shuffle(&mut random);
-    let (finished, unfinished) = ids.split_at(200);
+    let (finished, unfinished) = ids.split_at(400);
     for (_, id) in finished {
         jobs.cancel(&Tenant::default(), id).await.unwrap();
     }
     let left: BTreeSet<usize> = unfinished.iter().map(|(number, _)| *number).collect();
     gone_within_a_second(folder, &(&left & &visible)).await;
-    for claimed in claim(jobs, 1_000, HOUR).await {
-        let text = claimed.input["prompt"].as_str().unwrap().to_owned();
-        let number = text[SECRET.len()..][..4].parse().unwrap();
-        assert!(left.contains(&number), "{text}");
+    let numbers: BTreeMap<JobId, usize> =
+        ids.into_iter().map(|(number, id)| (id, number)).collect();
+    let claimed = claim(jobs, 1_000, HOUR).await;
+    assert_eq!(claimed.len(), left.len());
+    for job in claimed {
+        let text = job.input["prompt"].as_str().unwrap();
+        let number = numbers[&job.job.job_id];
+        assert!(
+            text.starts_with(&format!("{SECRET}{number:04}")),
+            "{number}: {text}"
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 //! fills a page of the file, so that the tree never moves it about and leaves copies behind. An input is erased where it stands,
 //! and a part in which nothing stands any more is deleted.
 
-use rusqlite::{Connection, MAIN_DB};
+use rusqlite::{Connection, MAIN_DB, blob::Blob};
 use serde_json::Value;
 
 use super::super::{from_stored, to_stored, writer::Transaction};
@@ -43,20 +43,27 @@ impl Payload {
     }
 }
 
-/// Inputs that come in together, behind all that are there.
+/// Inputs that come in together, behind all that are there: in the last part that was begun in the same transaction, as long as it
+/// has room, else in a new one.
 pub(super) struct Incoming {
-    first_part: u64,
+    at: u64,
     text: Vec<u8>,
 }
 
 impl Incoming {
-    pub(super) fn new(connection: &Connection) -> Result<Self, StoreError> {
-        let sql = "SELECT coalesce(max(part), 0) + 1 FROM job_payloads";
-        let first_part: i64 = connection
-            .prepare_cached(sql)?
-            .query_row([], |row| row.get(0))?;
+    pub(super) fn new(transaction: &Transaction<'_>) -> Result<Self, StoreError> {
+        let at = match transaction.room_for_inputs() {
+            Some(at) => at,
+            None => {
+                let sql = "SELECT coalesce(max(part), 0) + 1 FROM job_payloads";
+                let part: i64 = transaction
+                    .prepare_cached(sql)?
+                    .query_row([], |row| row.get(0))?;
+                from_stored(part) * PART as u64
+            }
+        };
         Ok(Self {
-            first_part: from_stored(first_part),
+            at,
             text: Vec::new(),
         })
     }
@@ -65,21 +72,38 @@ impl Incoming {
         let before = self.text.len();
         serde_json::to_writer(&mut self.text, input)?;
         Ok(Payload {
-            at: self.first_part * PART as u64 + before as u64,
+            at: self.at + before as u64,
             bytes: (self.text.len() - before) as u64,
         })
     }
 
-    pub(super) fn store(mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
-        self.text
-            .resize(self.text.len().next_multiple_of(PART), NOTHING);
+    pub(super) fn store(self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        let end = self.at + self.text.len() as u64;
+        let (mut part, used) = (self.at / PART as u64, (self.at % PART as u64) as usize);
+        let mut text = self.text;
+        if used > 0 && transaction.room_for_inputs() == Some(self.at) {
+            let rest = text.split_off(text.len().min(PART - used));
+            let mut blob = open(transaction, part)?;
+            blob.write_at(&text, used)?;
+            blob.close()?;
+            (part, text) = (part + 1, rest);
+        } else {
+            text.splice(0..0, [NOTHING].repeat(used));
+        }
+        text.resize(text.len().next_multiple_of(PART), NOTHING);
         let sql = "INSERT INTO job_payloads (part, body) VALUES (?1, ?2)";
         let mut statement = transaction.prepare_cached(sql)?;
-        for (part, body) in (self.first_part..).zip(self.text.chunks(PART)) {
+        for (part, body) in (part..).zip(text.chunks(PART)) {
             statement.execute((to_stored(part), body))?;
         }
+        let has_room = !end.is_multiple_of(PART as u64);
+        transaction.set_room_for_inputs(has_room.then_some(end));
         Ok(())
     }
+}
+
+fn open<'a>(transaction: &'a Transaction<'_>, part: u64) -> rusqlite::Result<Blob<'a>> {
+    transaction.blob_open(MAIN_DB, "job_payloads", "body", to_stored(part), false)
 }
 
 pub(super) fn load(connection: &Connection, payload: Payload) -> Result<Value, StoreError> {
@@ -98,7 +122,7 @@ pub(super) fn load(connection: &Connection, payload: Payload) -> Result<Value, S
 
 pub(super) fn delete(transaction: &Transaction<'_>, payload: Payload) -> Result<(), StoreError> {
     for part in payload.parts() {
-        erase(transaction, to_stored(part), payload.within(part))?;
+        erase(transaction, part, payload.within(part))?;
     }
     transaction.scrub_soon();
     Ok(())
@@ -106,11 +130,11 @@ pub(super) fn delete(transaction: &Transaction<'_>, payload: Payload) -> Result<
 
 fn erase(
     transaction: &Transaction<'_>,
-    part: i64,
+    part: u64,
     bytes: std::ops::Range<usize>,
 ) -> Result<(), StoreError> {
     let mut body = [NOTHING; PART];
-    let mut blob = transaction.blob_open(MAIN_DB, "job_payloads", "body", part, false)?;
+    let mut blob = open(transaction, part)?;
     blob.read_at_exact(&mut body, 0)?;
     body[bytes.clone()].fill(NOTHING);
     if body.iter().any(|byte| *byte != NOTHING) {
@@ -120,7 +144,9 @@ fn erase(
     blob.close()?;
     transaction
         .prepare_cached("DELETE FROM job_payloads WHERE part = ?1")?
-        .execute([part])?;
+        .execute([to_stored(part)])?;
+    // It may have been the one with room.
+    transaction.set_room_for_inputs(None);
     Ok(())
 }
 

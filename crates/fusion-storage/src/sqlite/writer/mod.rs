@@ -65,6 +65,7 @@ pub(super) struct Transaction<'a> {
     payload_deleted: Cell<bool>,
     write_failed: Cell<bool>,
     tally: RefCell<Tally>,
+    room_for_inputs: Cell<Option<u64>>,
 }
 
 impl Deref for Transaction<'_> {
@@ -84,6 +85,15 @@ impl Transaction<'_> {
     pub(super) fn count(&self, state: &JobState, status: JobStatus, more: i64) {
         let mut tally = self.tally.borrow_mut();
         tally.add(&state.tenant, &state.job, status, more);
+    }
+
+    /// Where the next input may begin, in a part that this transaction has made.
+    pub(super) fn room_for_inputs(&self) -> Option<u64> {
+        self.room_for_inputs.get()
+    }
+
+    pub(super) fn set_room_for_inputs(&self, from: Option<u64>) {
+        self.room_for_inputs.set(from);
     }
 
     /// Wakes those who wait for changes, once this is committed.

@@ -196,6 +196,7 @@ fn run_group(
         payload_deleted: Cell::new(false),
         write_failed: Cell::new(false),
         tally: RefCell::default(),
+        room_for_inputs: Cell::new(None),
     };
     let mut tally = Tally::default();
     execute("BEGIN IMMEDIATE")?;
@@ -219,6 +220,7 @@ fn run_group(
             } else {
                 execute("ROLLBACK TO command")?;
                 transaction.newest_change.set(newest_before);
+                transaction.room_for_inputs.set(None);
             }
             execute("RELEASE command")?;
         }
