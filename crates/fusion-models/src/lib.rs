@@ -23,6 +23,9 @@ mod scheduler;
 mod stats;
 mod tally;
 
+/// The namespaces of the records that a server keeps about its own models.
+pub const RECORDS: [&str; 2] = [catalog::REMEMBERED, memory::NAMESPACE];
+
 pub use config::{
     Auto, Concurrency, Config, EvictionPolicy, ForeignEngine, KnownFolders, ModelDefinition,
 };

@@ -10,7 +10,7 @@ use crate::{
     engine::{Launch, Spawner, predict},
 };
 
-const NAMESPACE: &str = "footprints";
+pub(crate) const NAMESPACE: &str = "footprints";
 
 /// What is known of a model's needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -147,7 +147,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     storage.close().await
 }
 
-fn storage_config(config: &Config) -> fusion_storage::Config {
+pub(crate) fn storage_config(config: &Config) -> fusion_storage::Config {
     fusion_storage::Config {
         mongo: config.state.mongo.clone(),
         redis: config.state.redis.clone(),

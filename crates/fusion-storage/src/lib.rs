@@ -11,12 +11,14 @@ mod inputs;
 mod job_state;
 mod kick;
 mod lock;
+mod migrate;
 mod mongo;
 mod queue;
 mod redis;
 mod sqlite;
 
 pub use backup::{Copied, backup, restore};
+pub use migrate::{Migrated, migrate};
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -140,7 +142,14 @@ async fn open_sqlite(config: &Config) -> Result<Storage> {
 
 async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
     let own = Arc::new(Sqlite::open(&config.data_dir, config.inputs).await?);
-    let store = Arc::new(Mongo::open(mongo).await?);
+    let store = match Mongo::open(mongo).await {
+        Ok(store) => Arc::new(store),
+        Err(error) => {
+            // For whoever tries again at once.
+            own.close().await?;
+            return Err(error);
+        }
+    };
     let kick = Kick::default();
     let queue = Arc::new(mongo::jobs::Jobs::new(
         Arc::clone(&store),

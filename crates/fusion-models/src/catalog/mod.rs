@@ -11,7 +11,7 @@ mod request;
 mod scan;
 
 pub(crate) use definition::{Definition, Origin};
-pub(crate) use remembered::{forget, recall, remember};
+pub(crate) use remembered::{NAMESPACE as REMEMBERED, forget, recall, remember};
 pub(crate) use remove::{delete, own_files};
 pub(crate) use request::{configured, define};
 pub(crate) use scan::scan;

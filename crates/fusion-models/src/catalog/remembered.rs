@@ -7,7 +7,7 @@ use super::{
     inspect::weigh,
 };
 
-const NAMESPACE: &str = "models";
+pub(crate) const NAMESPACE: &str = "models";
 const PAGE: u32 = 500;
 
 /// # Errors

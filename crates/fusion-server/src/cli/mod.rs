@@ -3,6 +3,7 @@
 mod backup;
 mod child;
 mod client;
+mod migrate;
 mod output;
 mod progress;
 mod pull;
@@ -69,6 +70,7 @@ fn command() -> Command {
         .subcommands(
             backup::commands().map(|command| with_settings(command, |key| key == "paths.data")),
         )
+        .subcommand(with_settings(migrate::command(), migrate::heeds))
         .subcommands(client::commands())
         .subcommand(
             Command::new("keys")
@@ -130,6 +132,7 @@ fn dispatch(name: &str, arguments: &ArgMatches, output: &Output) -> Result<()> {
         }
         "backup" => backup::backup(arguments, &read_config(arguments)?, output),
         "restore" => backup::restore(arguments, &read_config(arguments)?, output),
+        "migrate" => runtime()?.block_on(migrate::run(&read_config(arguments)?, output)),
         "keys" => {
             let Some((_, arguments)) = arguments.subcommand() else {
                 return Ok(());

@@ -32,6 +32,7 @@ mod jobs;
 mod kill;
 mod known;
 mod media;
+mod migrate;
 mod nodes;
 mod pull;
 mod quantize;

@@ -5,6 +5,7 @@
 mod blobs;
 pub(crate) mod documents;
 pub(crate) mod files;
+mod import;
 pub(crate) mod jobs;
 pub(crate) mod records;
 mod schema;
@@ -66,8 +67,16 @@ struct Hello {
 
 impl Mongo {
     /// # Errors
-    /// `store_unavailable` where no server answers in time, or one that can't do transactions.
+    /// As [`Mongo::connect`]; `store_unavailable` where the store in it isn't whole.
     pub(crate) async fn open(config: &MongoConfig) -> Result<Self> {
+        let store = Self::connect(config).await?;
+        store.check_whole().await?;
+        Ok(store)
+    }
+
+    /// # Errors
+    /// `store_unavailable` where no server answers in time, or one that can't do transactions.
+    pub(crate) async fn connect(config: &MongoConfig) -> Result<Self> {
         let mut options = ClientOptions::parse(&config.uri)
             .await
             .map_err(|error| unavailable(format!("state.mongo_uri can't be read: {error}")))?;

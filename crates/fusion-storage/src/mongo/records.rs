@@ -17,12 +17,15 @@ use serde_json::{Map, Value};
 use super::{
     Mongo, all, from_stored, is_duplicate,
     schema::{RECORDS, WEBHOOKS},
-    stored_time,
+    stored_time, to_stored,
     transaction::{Work, pause},
     unexpired,
     value::{from_bson, from_document, to_bson},
 };
-use crate::error::{StoreError, unavailable};
+use crate::{
+    error::{StoreError, unavailable},
+    migrate::moved::MovedRecord,
+};
 
 /// Records that one answer holds at most, and that one round sweeps.
 const MOST: u32 = 1000;
@@ -213,13 +216,19 @@ fn document(
     value: &Value,
     version: i64,
 ) -> Result<Document, StoreError> {
-    let mut document = doc! {
-        "_id": id,
-        "record_namespace": write.namespace,
-        "record_key": &write.key,
-        "record_version": version,
-        "ttl_expire_at": write.expires_at.map(stored_time),
-    };
+    let mut document = named(write.namespace, &write.key);
+    document.insert("_id", id);
+    whole(document, value, version, write.expires_at)
+}
+
+fn whole(
+    mut document: Document,
+    value: &Value,
+    version: i64,
+    expires_at: Option<Timestamp>,
+) -> Result<Document, StoreError> {
+    document.insert("record_version", version);
+    document.insert("ttl_expire_at", expires_at.map(stored_time));
     match to_bson(value)? {
         Bson::Document(fields) if !OWN.iter().any(|own| fields.contains_key(own)) => {
             document.extend(fields);
@@ -229,6 +238,19 @@ fn document(
         }
     }
     Ok(document)
+}
+
+/// A record that another store had, as it was there.
+pub(super) async fn take(store: &Mongo, moved: &MovedRecord) -> Result<(), StoreError> {
+    let named = named(&moved.namespace, &moved.key);
+    let version = to_stored(moved.version);
+    let expires_at = moved.expires_at;
+    let document = whole(named.clone(), &moved.value, version, expires_at)?;
+    collection(store, &moved.namespace)
+        .replace_one(named, document)
+        .upsert(true)
+        .await?;
+    Ok(())
 }
 
 fn record(mut document: Document) -> Result<Record, StoreError> {

@@ -11,7 +11,7 @@ use fusion_types::{
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Sqlite, from_json, from_stored, to_json, to_stored, writer::Transaction};
-use crate::error::StoreError;
+use crate::{error::StoreError, migrate::moved::MovedRecord};
 
 /// Records that one answer holds at most, and that one transaction sweeps.
 const MOST: u32 = 1000;
@@ -73,6 +73,46 @@ impl RecordStore for Records {
             }
         }
     }
+}
+
+impl Sqlite {
+    /// Of all namespaces, those behind this one that haven't expired.
+    pub(crate) async fn records_after(
+        &self,
+        after: Option<(String, String)>,
+        limit: u32,
+    ) -> Result<Vec<MovedRecord>> {
+        self.read(move |connection| records_after(connection, after.unwrap_or_default(), limit))
+            .await
+    }
+}
+
+fn records_after(
+    connection: &Connection,
+    after: (String, String),
+    limit: u32,
+) -> Result<Vec<MovedRecord>, StoreError> {
+    let sql = "SELECT key, value, version, namespace, expires_at FROM records WHERE (namespace, key) > (?1, ?2) \
+               AND (expires_at IS NULL OR expires_at > ?3) ORDER BY namespace, key LIMIT ?4";
+    let mut statement = connection.prepare_cached(sql)?;
+    let now = Timestamp::now().as_millis();
+    let mut rows = statement.query((after.0, after.1, now, limit))?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        let Record {
+            key,
+            value,
+            version,
+        } = read(row)?;
+        records.push(MovedRecord {
+            namespace: row.get(3)?,
+            key,
+            value,
+            version,
+            expires_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_millis),
+        });
+    }
+    Ok(records)
 }
 
 fn find(

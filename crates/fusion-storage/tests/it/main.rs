@@ -13,6 +13,7 @@ mod durability;
 mod history;
 mod job_model;
 mod lifecycle;
+mod migrate;
 mod mongo;
 mod mongo_shared;
 mod privacy;

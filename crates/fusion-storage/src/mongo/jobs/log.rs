@@ -43,7 +43,7 @@ const READ_AT_ONCE: usize = 50;
 /// An answer ends after the change that passes this, so that large results don't pile up in memory.
 const MOST_BYTES: usize = 16 << 20;
 /// The document that says where the swept part of the log ends.
-const FLOOR: &str = "job_changes";
+pub(super) const FLOOR: &str = "job_changes";
 
 #[derive(Deserialize)]
 struct Pending {
@@ -164,7 +164,7 @@ async fn known(store: &Mongo, batch: &Batch) -> Result<HashSet<String>, StoreErr
     Ok(known.map(str::to_owned).collect())
 }
 
-fn logged(seq: u64, entry: &Entry, fixed: &Fixed) -> Result<Document, StoreError> {
+pub(super) fn logged(seq: u64, entry: &Entry, fixed: &Fixed) -> Result<Document, StoreError> {
     let mut document = doc! { "_id": to_stored(seq) };
     document.extend(written(fixed)?);
     document.extend(written(entry)?);

@@ -6,6 +6,7 @@
 
 mod claim;
 mod dependencies;
+mod import;
 mod insert;
 mod list;
 mod log;

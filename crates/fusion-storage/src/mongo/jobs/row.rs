@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusion_types::{
     Tenant, Timestamp,
     id::{JobId, RequestId},
-    job::{ErrorDetail, Fence, Job, JobStatus, NewJob, Operation},
+    job::{ErrorDetail, Fence, Idempotency, Job, JobStatus, NewJob, Operation},
     model::Priority,
 };
 use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
@@ -16,7 +16,7 @@ use super::super::{
     Mongo, blobs::Blob, from_stored, read, schema::JOBS, stored_time, time, to_stored, value,
     written,
 };
-use crate::{error::StoreError, job_state::JobState};
+use crate::{error::StoreError, job_state::JobState, migrate::moved::MovedJob};
 
 /// A result beyond this many bytes is kept in parts, so that lists and claims don't carry it.
 const LARGEST_INLINE: usize = 256 << 10;
@@ -202,36 +202,39 @@ impl JobRow {
 
     /// The whole document of a job that comes in, its first change included.
     pub(super) fn document(&self, new: &NewJob) -> Result<Document, StoreError> {
-        let mut document = doc! { "_id": self.id, "rev": 1_i64, "changes": 1_i64 };
-        let fixed = Fixed {
-            job_id: new.id.clone(),
-            tenant: new.tenant.as_str().to_owned(),
-            request_id: new.request_id.clone(),
-            operation: new.operation,
-            model_id: new.model_id.clone(),
-            priority: new.priority,
-            created_at: stored_time(new.created_at),
-            group: new.group.clone(),
-            depends_on: new.depends_on.clone(),
-            metadata: value::to_bson(&Value::Object(new.metadata.clone()))?,
-            callback_url: new.callback_url.clone(),
-        };
-        let idempotency = new.idempotency.as_ref();
+        let mut document = self.whole(new.callback_url.as_deref(), new.idempotency.as_ref(), 1)?;
+        document.insert("pending", vec![written(&self.entry(self.now))?]);
+        document.insert("pending_since", stored_time(self.now));
+        Ok(document)
+    }
+
+    /// Without a result, and with no change that the log doesn't have.
+    fn whole(
+        &self,
+        callback_url: Option<&str>,
+        idempotency: Option<&Idempotency>,
+        changes: i64,
+    ) -> Result<Document, StoreError> {
+        let state = &self.state;
         let terms = Terms {
-            timeout_ms: millis(new.timeout),
-            max_attempts: new.max_attempts.into(),
-            ttl_ms: millis(new.ttl),
-            labels: labels(&new.metadata)?,
+            timeout_ms: millis(state.timeout),
+            max_attempts: state.max_attempts.into(),
+            ttl_ms: millis(state.ttl),
+            labels: labels(&state.job.metadata)?,
             idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
             body_hash: idempotency.map(|idempotency| idempotency.body_hash.clone()),
         };
-        document.extend(written(&fixed)?);
+        let mut document = doc! { "_id": self.id, "rev": 1_i64, "changes": changes };
+        document.extend(written(&Fixed::of(
+            &state.tenant,
+            &state.job,
+            callback_url,
+        )?)?);
         document.extend(written(&terms)?);
-        document.extend(written(&self.shown())?);
+        document.extend(written(&Shown::of(&state.job))?);
         document.extend(written(&self.kept())?);
         document.insert("result", Bson::Null);
-        document.insert("pending", vec![written(&self.entry(self.now))?]);
-        document.insert("pending_since", stored_time(self.now));
+        document.insert("pending", Vec::<Document>::new());
         Ok(document)
     }
 
@@ -285,7 +288,7 @@ impl JobRow {
         is_transition: bool,
         result: Option<&NewResult>,
     ) -> Result<bool, StoreError> {
-        let mut set = written(&self.shown())?;
+        let mut set = written(&Shown::of(&self.state.job))?;
         set.extend(written(&self.kept())?);
         set.insert("rev", self.rev + 1);
         match result {
@@ -312,28 +315,7 @@ impl JobRow {
     }
 
     fn entry(&self, at: Timestamp) -> Entry {
-        let number = self.changes + 1;
-        Entry {
-            entry: format!("{}/{number}", self.state.job.job_id),
-            number,
-            at: stored_time(at),
-            shown: self.shown(),
-        }
-    }
-
-    fn shown(&self) -> Shown {
-        let job = &self.state.job;
-        Shown {
-            status: job.status,
-            started_at: job.started_at.map(stored_time),
-            completed_at: job.completed_at.map(stored_time),
-            failed_at: job.failed_at.map(stored_time),
-            cancelled_at: job.cancelled_at.map(stored_time),
-            progress: job.progress,
-            attempt: job.attempt.into(),
-            error: job.error.clone(),
-            error_detail: job.error_detail,
-        }
+        Entry::of(&self.state.job, self.changes + 1, at)
     }
 
     fn kept(&self) -> Kept {
@@ -351,6 +333,89 @@ impl JobRow {
             blocked: self.waiting_for.len() as i64,
         }
     }
+}
+
+impl Fixed {
+    pub(super) fn of(
+        tenant: &Tenant,
+        job: &Job,
+        callback_url: Option<&str>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            job_id: job.job_id.clone(),
+            tenant: tenant.as_str().to_owned(),
+            request_id: job.request_id.clone(),
+            operation: job.operation,
+            model_id: job.model_id.clone(),
+            priority: job.priority,
+            created_at: stored_time(job.created_at),
+            group: job.group.clone(),
+            depends_on: job.depends_on.clone(),
+            metadata: value::to_bson(&Value::Object(job.metadata.clone()))?,
+            callback_url: callback_url.map(str::to_owned),
+        })
+    }
+}
+
+impl Shown {
+    fn of(job: &Job) -> Self {
+        Self {
+            status: job.status,
+            started_at: job.started_at.map(stored_time),
+            completed_at: job.completed_at.map(stored_time),
+            failed_at: job.failed_at.map(stored_time),
+            cancelled_at: job.cancelled_at.map(stored_time),
+            progress: job.progress,
+            attempt: job.attempt.into(),
+            error: job.error.clone(),
+            error_detail: job.error_detail,
+        }
+    }
+}
+
+impl Entry {
+    /// The change with this number among the job's, which made it what it is.
+    pub(super) fn of(job: &Job, number: i64, at: Timestamp) -> Self {
+        Self {
+            entry: format!("{}/{number}", job.job_id),
+            number,
+            at: stored_time(at),
+            shown: Shown::of(job),
+        }
+    }
+}
+
+/// The document of a job that another store had, with its input and its result put beside it where they belong there.
+pub(super) async fn moved(store: &Mongo, job: &MovedJob) -> Result<Document, StoreError> {
+    let id = &job.state.job.job_id;
+    let input = match &job.input {
+        Some(input) => Some(
+            store
+                .put_blob(id.as_str(), &serde_json::to_vec(input)?)
+                .await?,
+        ),
+        None => None,
+    };
+    let row = JobRow {
+        id: ObjectId::new(),
+        rev: 0,
+        changes: 0,
+        now: job.state.job.created_at,
+        state: job.state.clone(),
+        body_hash: None,
+        input,
+        waiting_for: job.waits_for.clone(),
+        result_blob: None,
+    };
+    let (callback_url, idempotency) = (job.callback_url.as_deref(), job.idempotency.as_ref());
+    let mut document = row.whole(callback_url, idempotency, to_stored(job.changes))?;
+    if let Some(result) = &job.state.job.result {
+        match store.put_result(id, result).await? {
+            NewResult::Inline(result) => document.insert("result", result),
+            NewResult::Parts(blob) => document.insert("result_blob", written(&blob)?),
+        };
+    }
+    Ok(document)
 }
 
 /// The public record without its result.

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod collections;
+mod export;
 mod log;
 mod versions;
 

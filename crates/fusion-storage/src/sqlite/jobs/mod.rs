@@ -4,6 +4,7 @@ mod change;
 mod claim;
 pub(super) mod counts;
 mod dependencies;
+mod export;
 mod insert;
 mod list;
 mod payload;

@@ -30,14 +30,14 @@ fn new_collection(key: &CollectionRef) -> NewCollection {
     }
 }
 
-async fn collection(store: &dyn DocumentStore) -> CollectionRef {
+pub(crate) async fn collection(store: &dyn DocumentStore) -> CollectionRef {
     let key = key("docs");
     store.create_collection(new_collection(&key)).await.unwrap();
     key
 }
 
 /// A version whose chunks are these words, one behind the other, under ids made from document and word.
-fn version(key: &CollectionRef, id: &str, words: &[&str]) -> DocumentVersion {
+pub(crate) fn version(key: &CollectionRef, id: &str, words: &[&str]) -> DocumentVersion {
     let mut metadata = Map::new();
     metadata.insert("title".to_owned(), json!(id));
     let mut chunks = Vec::new();
