@@ -25,7 +25,12 @@ use fusion_types::{
 use futures::{StreamExt, stream, stream::BoxStream};
 
 use crate::{
-    Models, engine::ChatEvents, lease::Lease, models::Wanted, routing::Route, stats::Clock,
+    Models,
+    engine::ChatEvents,
+    lease::Lease,
+    models::Wanted,
+    routing::{self, Route},
+    stats::Clock,
 };
 
 #[async_trait]
@@ -246,6 +251,10 @@ fn timeout() -> Error {
 impl ModelPlanner for Models {
     fn models(&self) -> Arc<[ModelCard]> {
         self.cards()
+    }
+
+    fn names(&self) -> Vec<String> {
+        routing::names(&self.cards())
     }
 
     fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Choice> {

@@ -1,5 +1,7 @@
 //! Which model a request means. Pure: decided on a snapshot of the cards.
 
+use std::collections::BTreeSet;
+
 use fusion_types::{
     Error, ErrorCode, Result,
     inference::Needs,
@@ -18,6 +20,22 @@ const DEFAULT_NAMES: [(&str, ModelType); 5] = [
 
 pub(crate) fn is_default_name(name: &str) -> bool {
     DEFAULT_NAMES.iter().any(|(known, _)| *known == name)
+}
+
+/// Every name that is answered by one of these.
+pub(crate) fn names(cards: &[ModelCard]) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    for card in cards {
+        names.insert(card.id.to_string());
+        names.extend(card.aliases.iter().cloned());
+        let of_type = |(_, model_type): &&(_, ModelType)| *model_type == card.model_type;
+        let defaults = DEFAULT_NAMES.iter().filter(of_type);
+        names.extend(defaults.map(|(name, _)| (*name).to_owned()));
+        let capabilities = card.capabilities.iter().copied().map(Some);
+        let automatic = capabilities.chain([None]).map(ModelRef::Auto);
+        names.extend(automatic.map(|reference| reference.to_string()));
+    }
+    names.into_iter().collect()
 }
 
 /// What routing may look at.

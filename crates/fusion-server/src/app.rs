@@ -35,7 +35,7 @@ use crate::{
     leader::Candidate,
     media::{MediaLimits, Spool, WithMedia},
     memory,
-    nodes::Node,
+    nodes::{Everywhere, Node},
     outgoing::{Allow, Guarded},
     payload_key, secret,
     state::{App, Limits},
@@ -68,18 +68,35 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let groups = Groups::default();
     let models = start_models(&config, &storage, &groups.models).await?;
 
+    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
+    let listening = url(&listener)?;
+    let node = Node::new(
+        storage.records.clone(),
+        models.clone(),
+        owner.0.clone(),
+        config
+            .server
+            .advertise
+            .as_ref()
+            .unwrap_or(&listening)
+            .clone(),
+    )?;
     let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
+    let everywhere: Arc<dyn ModelPlanner> = Arc::new(Everywhere {
+        here: planner.clone(),
+        node: node.clone(),
+    });
     let guarded = Arc::new(guarded(&config)?);
     let inference = with_media(&config, &models, &planner, &guarded)?;
     let outgoing: Arc<dyn Outgoing> = guarded;
     let rag = start_rag(&inference, &planner, &storage);
     let workflows = Workflows::new(planner.clone(), rag.clone());
-    let operations = LocalOperations::new(inference.clone(), planner.clone())
+    let operations = LocalOperations::new(inference.clone(), everywhere.clone())
         .with_workflows(workflows.clone())
         .with_rag(rag.clone());
     let jobs = Jobs::new(
         storage.jobs.clone(),
-        planner.clone(),
+        everywhere,
         outgoing.clone(),
         Arc::new(operations),
         jobs_config(&config)?,
@@ -103,13 +120,6 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         storage.jobs.clone(),
         outgoing,
         webhook_config(&config, &storage).await?,
-    );
-    let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
-    let node = Node::new(
-        storage.records.clone(),
-        models.clone(),
-        owner.0.clone(),
-        url(&listener)?,
     );
     start_workers(owner, &jobs, &webhooks, &storage, &groups.workers).await?;
     groups
@@ -140,7 +150,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     };
     let lanes = http::Lanes::start()
         .map_err(|error| Error::internal(format!("can't start a thread: {error}")))?;
-    announce(&app.node);
+    announce(&listening);
     answer(listener, app, &groups.requests, lanes, config.server.drain).await;
     groups.workers.end("workers", WORKERS_END).await;
     groups.models.end("models", config.server.drain).await;
@@ -168,11 +178,10 @@ async fn listen(config: &Config) -> Result<TcpListener> {
 }
 
 /// One line on standard output, once requests are answered.
-fn announce(node: &Node) {
+fn announce(url: &str) {
     let mut output = io::stdout().lock();
     // A closed standard output is no reason not to serve.
-    let _ =
-        writeln!(output, "fusiond is listening on {}", node.url()).and_then(|()| output.flush());
+    let _ = writeln!(output, "fusiond is listening on {url}").and_then(|()| output.flush());
 }
 
 fn url(listener: &TcpListener) -> Result<String> {

@@ -74,6 +74,9 @@ pub struct Reranked {
 pub trait ModelPlanner: Send + Sync {
     fn models(&self) -> Arc<[ModelCard]>;
 
+    /// Every `model` with which a request gets one of these.
+    fn names(&self) -> Vec<String>;
+
     /// The model that a request for `model` would get now.
     ///
     /// # Errors

@@ -183,8 +183,11 @@ pub struct Claim {
     pub owner: Owner,
     pub limit: u32,
     pub lease: Duration,
-    /// Models that the claimer holds. Where several servers share a store, their jobs go first; what room is left goes to any.
+    /// Models that the claimer holds, by every name. Where several servers share a store, their jobs go first.
     pub held_models: Vec<String>,
+    /// All names of models that the claimer can run. Where several servers share a store, it leaves jobs that name another model to
+    /// who has that.
+    pub known_models: Vec<String>,
 }
 
 /// A job that is now the claimer's, until its lease runs out or it is finished.

@@ -137,6 +137,7 @@ impl Runner {
             limit,
             lease: self.config.lease,
             held_models: held(&self.parts.planner.models()),
+            known_models: self.parts.planner.names(),
         };
         for claimed in self.parts.store.claim(claim).await? {
             let (id, fence) = (claimed.job.job_id.clone(), claimed.fence);

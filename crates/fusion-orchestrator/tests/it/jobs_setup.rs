@@ -140,6 +140,10 @@ fn cards() -> [(&'static str, Capability); 3] {
 }
 
 impl ModelPlanner for Planner {
+    fn names(&self) -> Vec<String> {
+        cards().map(|(id, _)| id.to_owned()).to_vec()
+    }
+
     fn models(&self) -> Arc<[ModelCard]> {
         let card = |(id, capability)| ModelCard {
             id: ModelId::new(id),

@@ -57,6 +57,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "allow an address that others can reach",
     ),
     setting(
+        "server.advertise",
+        "advertise",
+        &["SERVER_ADVERTISE"],
+        "URL by which other servers reach this one",
+    ),
+    setting(
         "paths.data",
         "data-dir",
         &["FUSIOND_DATA_DIR"],

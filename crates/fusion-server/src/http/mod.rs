@@ -4,6 +4,7 @@ mod answer;
 mod context;
 mod diagnostics;
 mod events;
+mod forward;
 mod fusion;
 mod health;
 mod lanes;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
     routing::{any, get, post},
 };
 use tower::layer::layer_fn;
@@ -38,10 +40,12 @@ use openai::{adapters, batches, chat, completions, embeddings, files, models, re
 
 pub(crate) fn router(app: App) -> Router {
     let Features { fusion, rag, mcp } = app.features;
+    let app = Arc::new(app);
     Router::new()
         .merge(operations())
         .merge(openai())
-        .merge(feature(fusion, "/api/fusion", fusion_routes()))
+        .merge(for_models(&app))
+        .merge(feature(fusion, "/api/fusion", fusion_routes(&app)))
         .merge(feature(rag, "/api/rag", rag_routes()))
         .merge(feature(mcp, "/api/mcp", mcp_routes()))
         .merge(feature(
@@ -52,7 +56,7 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(layer_fn(Observed))
-        .with_state(Arc::new(app))
+        .with_state(app)
 }
 
 fn feature(enabled: bool, prefix: &str, routes: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -80,12 +84,26 @@ fn operations() -> Router<Arc<App>> {
         .route("/internal/{*rest}", any(not_built))
 }
 
-fn openai() -> Router<Arc<App>> {
-    Router::new()
+/// Another server may have the model.
+fn for_models(app: &Arc<App>) -> Router<Arc<App>> {
+    let routes = Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
-        .route("/v1/rerank", post(rerank::create))
+        .route("/v1/rerank", post(rerank::create));
+    forwarded(app, routes)
+}
+
+fn forwarded(app: &Arc<App>, routes: Router<Arc<App>>) -> Router<Arc<App>> {
+    if app.storage.is_shared() {
+        routes.route_layer(from_fn_with_state(Arc::clone(app), forward::forward))
+    } else {
+        routes
+    }
+}
+
+fn openai() -> Router<Arc<App>> {
+    Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/pull", post(not_built))
@@ -114,9 +132,9 @@ fn openai() -> Router<Arc<App>> {
         .route("/api/version", get(not_built))
 }
 
-fn fusion_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/orchestrate", post(fusion::orchestrate))
+fn fusion_routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let orchestrate = Router::new().route("/orchestrate", post(fusion::orchestrate));
+    forwarded(app, orchestrate)
         .route("/workflows", get(fusion::list))
         .route("/workflows/{id}", get(fusion::get).delete(not_built))
         .route("/capabilities", get(fusion::capabilities))

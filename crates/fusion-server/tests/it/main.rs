@@ -23,6 +23,7 @@ mod client;
 mod databases;
 mod files;
 mod foreign;
+mod forwarding;
 mod front_door;
 #[path = "../../../fusion-types/tests/it/hostile.rs"]
 mod hostile;

@@ -109,13 +109,10 @@ impl Link {
         if claim.limit == 0 {
             return Vec::new();
         }
-        let (wanted, held) = (claim.limit, claim.held_models.clone());
-        let key = self.names.ready.clone();
-        self.with(async move |mut connection| {
-            ready::take(&mut connection, &key, wanted, &held).await
-        })
-        .await
-        .unwrap_or_default()
+        let (key, claim) = (self.names.ready.clone(), claim.clone());
+        self.with(async move |mut connection| ready::take(&mut connection, &key, &claim).await)
+            .await
+            .unwrap_or_default()
     }
 
     pub(super) async fn offer(&self, jobs: &[Ready]) {

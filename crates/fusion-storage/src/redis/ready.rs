@@ -2,32 +2,33 @@
 
 use std::sync::LazyLock;
 
-use fusion_types::id::JobId;
+use fusion_types::{id::JobId, job::Claim};
 use redis::{RedisResult, Script, aio::MultiplexedConnection};
 
 use crate::queue::Ready;
 
-/// Takes the first jobs out, those of held models before the others. Of a long queue only the beginning is looked at.
-/// KEYS: the set. ARGV: how many, then the held models.
+/// Takes out the first jobs that could run here, those of held models before the others. Of a long queue only the beginning is
+/// looked at. KEYS: the set. ARGV: how many, how many held models there are, these, and all models that can run here.
 const TAKE: &str = r"
-local wanted = tonumber(ARGV[1])
-local held = {}
-for i = 2, #ARGV do held[ARGV[i]] = true end
+local wanted, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+local held, known = {}, { [''] = true }
+for i = 3, 2 + count do held[ARGV[i]] = true end
+for i = 3 + count, #ARGV do known[ARGV[i]] = true end
 local first = redis.call('ZRANGE', KEYS[1], 0, math.max(wanted, 200) - 1)
 local taken = {}
-local function take(only_held)
+local function take(models)
     for i, member in ipairs(first) do
         if #taken >= wanted then return end
         local id, model = string.match(member, '^(%S+) (.*)$')
-        if id and (not only_held or held[model]) then
+        if id and models[model] then
             taken[#taken + 1] = id
             redis.call('ZREM', KEYS[1], member)
             first[i] = ''
         end
     end
 end
-if next(held) then take(true) end
-take(false)
+take(held)
+take(known)
 return taken
 ";
 
@@ -39,12 +40,11 @@ static TAKE_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TAKE));
 pub(super) async fn take(
     connection: &mut MultiplexedConnection,
     key: &str,
-    wanted: u32,
-    held: &[String],
+    claim: &Claim,
 ) -> RedisResult<Vec<JobId>> {
     let mut call = TAKE_SCRIPT.key(key);
-    call.arg(wanted);
-    for model in held {
+    call.arg(claim.limit).arg(claim.held_models.len());
+    for model in claim.held_models.iter().chain(&claim.known_models) {
         call.arg(model);
     }
     let taken: Vec<String> = call.invoke_async(connection).await?;

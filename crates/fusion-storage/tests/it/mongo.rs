@@ -79,6 +79,7 @@ run! { files_run, blobs:
 
 run! { jobs_run, jobs:
     jobs::a_job_runs_from_queue_to_result,
+    jobs::a_claim_takes_what_is_held_first_and_leaves_what_is_unknown,
     jobs::claims_are_exclusive_and_in_order,
     jobs::a_job_waits_for_its_time,
     jobs::a_stale_fence_is_refused,

@@ -68,6 +68,7 @@ macro_rules! run {
 
 run! { jobs_are_what_they_are_without_it:
     jobs::a_job_runs_from_queue_to_result,
+    jobs::a_claim_takes_what_is_held_first_and_leaves_what_is_unknown,
     jobs::claims_are_exclusive_and_in_order,
     jobs::a_job_waits_for_its_time,
     jobs::a_stale_fence_is_refused,

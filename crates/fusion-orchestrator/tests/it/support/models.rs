@@ -251,6 +251,11 @@ impl ModelPlanner for FakeModels {
         self.state.lock().unwrap().cards.clone().into()
     }
 
+    fn names(&self) -> Vec<String> {
+        let models = self.models();
+        models.iter().map(|card| card.id.to_string()).collect()
+    }
+
     fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Choice> {
         let able = |card: &ModelCard| {
             needs

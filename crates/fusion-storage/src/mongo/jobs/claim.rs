@@ -5,7 +5,7 @@ use fusion_types::{
     id::JobId,
     job::{Claim, Claimed, Outcome},
 };
-use mongodb::bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
 
 use super::{
     super::{Mongo, all, schema::JOBS, stored_time},
@@ -23,7 +23,7 @@ const ROUNDS: u32 = 20;
 
 impl Jobs {
     /// 1. Jobs whose worker vanished and that deserve no further attempt are finished.
-    /// 2. Due jobs are found, in order; those of held models first.
+    /// 2. Due jobs that could run here are found, in order; those of held models first.
     /// 3. One write takes those that nobody took meanwhile. From 2 again while there is room.
     pub(super) async fn claim_due(&self, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
         let _turn = self.claiming.acquire().await.map_err(|_| too_busy())?;
@@ -35,7 +35,7 @@ impl Jobs {
             if wanted == 0 {
                 break;
             }
-            let mut found = self.find_due(&claim.held_models, wanted).await?;
+            let mut found = self.find_due(claim, wanted).await?;
             let is_all = found.len() < wanted;
             // A lease may be shorter than this takes; a job is handed out once all the same.
             found.retain(|id| rows.iter().all(|row| row.state.job.job_id != *id));
@@ -100,14 +100,17 @@ impl Jobs {
     }
 
     /// In order, those of held models first.
-    async fn find_due(&self, held: &[String], wanted: usize) -> Result<Vec<JobId>, StoreError> {
+    async fn find_due(&self, claim: &Claim, wanted: usize) -> Result<Vec<JobId>, StoreError> {
         let mut found = Vec::new();
-        if !held.is_empty() {
-            let held = doc! { "model_id": { "$in": held } };
+        if !claim.held_models.is_empty() {
+            let held = doc! { "model_id": { "$in": &claim.held_models } };
             found = self.due_where(&held, wanted).await?;
         }
         if found.len() < wanted {
-            for ready in self.due_where(&doc! {}, wanted).await? {
+            let nameless = std::iter::once(Bson::Null);
+            let known = nameless.chain(claim.known_models.iter().map(Bson::from));
+            let known = doc! { "model_id": { "$in": known.collect::<Vec<_>>() } };
+            for ready in self.due_where(&known, wanted).await? {
                 if !found.contains(&ready) && found.len() < wanted {
                     found.push(ready);
                 }

@@ -60,6 +60,7 @@ pub(crate) async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> 
             limit,
             lease,
             held_models: Vec::new(),
+            known_models: vec!["small".to_owned()],
         })
         .await
         .unwrap()
@@ -384,4 +385,55 @@ pub(crate) async fn large_values_are_kept(store: &dyn JobStore) {
     assert!(get(store, &new.id).await == done);
     let changes = store.changes(Seq(0), 10).await.unwrap();
     assert!(changes.last().unwrap().job == done);
+}
+
+/// Where several servers share the store.
+pub(crate) async fn a_claim_takes_what_is_held_first_and_leaves_what_is_unknown(
+    store: &dyn JobStore,
+) {
+    let mut ids = Vec::new();
+    for model in [
+        Some("elsewhere"),
+        Some("small"),
+        None,
+        Some("held"),
+        Some("auto"),
+    ] {
+        let model_id = model.map(str::to_owned);
+        ids.push(
+            insert(
+                store,
+                NewJob {
+                    model_id,
+                    ..new_job()
+                },
+            )
+            .await
+            .job_id,
+        );
+    }
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let claim = async |limit, held: &[&str], known: &[&str]| {
+        let (held_models, known_models) = (names(held), names(known));
+        let (owner, lease) = (owner(), HOUR);
+        let claim = Claim {
+            owner,
+            limit,
+            lease,
+            held_models,
+            known_models,
+        };
+        let claimed = store.claim(claim).await.unwrap().into_iter();
+        claimed
+            .map(|claimed| claimed.job.job_id)
+            .collect::<Vec<_>>()
+    };
+    let here = ["small", "held", "auto"];
+    assert_eq!(claim(1, &["held"], &here).await, [ids[3].clone()]);
+    assert_eq!(
+        claim(9, &["held"], &here).await,
+        [&ids[1..3], &ids[4..]].concat()
+    );
+    assert!(claim(9, &["held"], &here).await.is_empty());
+    assert_eq!(claim(9, &[], &["elsewhere"]).await, ids[..1]);
 }

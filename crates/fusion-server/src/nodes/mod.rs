@@ -1,0 +1,190 @@
+//! The servers that share a store: each says again and again that it is there, and what it has.
+
+mod peers;
+mod planner;
+
+use std::{sync::Arc, time::Duration};
+
+use fusion_models::Models;
+use fusion_types::{
+    Error, Result, Timestamp,
+    inference::ModelPlanner,
+    model::{ModelCard, ModelStatus},
+    record::{Record, RecordWrite},
+    store::RecordStore,
+};
+use reqwest::{Client, Url, redirect};
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use peers::{Have, Peer};
+pub(crate) use planner::Everywhere;
+
+const NAMESPACE: &str = "nodes";
+const SAY_EVERY: Duration = Duration::from_secs(5);
+/// Who wasn't heard of for so long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(20);
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// More servers than anybody will let share a store.
+const MOST: u32 = 1000;
+
+/// This server as the others see it.
+#[derive(Clone)]
+pub(crate) struct Node {
+    records: Arc<dyn RecordStore>,
+    models: Models,
+    /// Unique to this run.
+    id: String,
+    url: String,
+    /// The machine's name.
+    host: String,
+    started_at: Timestamp,
+    http: Client,
+    /// The others that can be asked.
+    peers: watch::Sender<Arc<[Peer]>>,
+}
+
+impl Node {
+    /// `url` is where the others can ask it.
+    ///
+    /// # Errors
+    /// When TLS can't be set up.
+    pub(crate) fn new(
+        records: Arc<dyn RecordStore>,
+        models: Models,
+        id: String,
+        url: String,
+    ) -> Result<Self> {
+        let http = Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECTS_WITHIN)
+            .build()
+            .map_err(|error| Error::internal(format!("can't set up requests: {error}")))?;
+        let host = rustix::system::uname();
+        Ok(Self {
+            records,
+            models,
+            id,
+            url,
+            host: host.nodename().to_string_lossy().into_owned(),
+            started_at: Timestamp::now(),
+            http,
+            peers: watch::Sender::new(Arc::new([])),
+        })
+    }
+
+    /// For requests to the others.
+    pub(crate) fn http(&self) -> &Client {
+        &self.http
+    }
+
+    /// Until the token is cancelled; then it is gone at once.
+    pub(crate) async fn run(self, token: CancellationToken) {
+        while !token.is_cancelled() {
+            if let Err(error) = self.say().await {
+                tracing::debug!(%error, "the others can't be told of this server");
+            }
+            if let Err(error) = self.look().await {
+                tracing::debug!(%error, "the other servers can't be looked for");
+            }
+            token.run_until_cancelled(sleep(SAY_EVERY)).await;
+        }
+        let gone = RecordWrite::delete(NAMESPACE, &self.id);
+        if let Err(error) = self.records.commit(vec![gone]).await {
+            tracing::debug!(%error, "the others will miss this server");
+        }
+    }
+
+    async fn say(&self) -> Result<()> {
+        let cards = self.models.cards();
+        let loaded = || cards.iter().filter(|card| is_loaded(card));
+        let value = json!({
+            "node_id": self.id,
+            "url": self.url,
+            "host": self.host,
+            "version": env!("CARGO_PKG_VERSION"),
+            "started_at": self.started_at,
+            "seen_at": Timestamp::now(),
+            "models": loaded().map(|card| &card.id).collect::<Vec<_>>(),
+            "held": loaded().flat_map(names).collect::<Vec<_>>(),
+            "names": self.models.names(),
+        });
+        let until = Timestamp::now().plus(GONE_AFTER);
+        let write = RecordWrite::put(NAMESPACE, &self.id, value).expiring(until);
+        self.records.commit(vec![write]).await
+    }
+
+    /// A server at this one's address was a run of it before.
+    async fn look(&self) -> Result<()> {
+        let own = Url::parse(&self.url).ok();
+        let others = self
+            .list()
+            .await?
+            .into_iter()
+            .filter_map(|record| serde_json::from_value::<Peer>(record.value).ok())
+            .filter(|peer| peer.id != self.id && Some(&peer.url) != own.as_ref())
+            .filter(|peer| peer.is_reachable_from(&self.host));
+        self.peers.send_replace(others.collect());
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Record>> {
+        self.records.list(NAMESPACE, "", None, MOST).await
+    }
+
+    /// All that are there, this one included once it has said so.
+    pub(crate) async fn all(&self) -> Result<Vec<Value>> {
+        let nodes = self.list().await?.into_iter().map(|record| {
+            let mut node = record.value;
+            node["is_this"] = (record.key == self.id).into();
+            node
+        });
+        Ok(nodes.collect())
+    }
+
+    pub(crate) fn has_peers(&self) -> bool {
+        !self.peers.borrow().is_empty()
+    }
+
+    fn is_known_elsewhere(&self, name: &str) -> bool {
+        self.peers.borrow().iter().any(|peer| peer.knows(name))
+    }
+
+    /// What this server has of a model that a request names.
+    pub(crate) fn have(&self, name: &str) -> Have {
+        let cards = self.models.cards();
+        match cards.iter().find(|card| names(card).any(|own| own == name)) {
+            Some(card) if card.status == ModelStatus::Failed => Have::Nothing,
+            Some(card) if card.status == ModelStatus::Unloaded => Have::Known,
+            Some(_) => Have::Loaded,
+            // A choice among the models here.
+            None if self.models.names().iter().any(|own| own == name) => Have::Loaded,
+            None => Have::Nothing,
+        }
+    }
+
+    /// The server that answers a request for these models better than this one would.
+    pub(crate) fn better_for(&self, names: &[&str]) -> Option<Peer> {
+        let peers = Arc::clone(&self.peers.borrow());
+        peers::better(&peers, names, |name| self.have(name))
+    }
+
+    /// Once the other server is there no more.
+    pub(crate) async fn gone(&self, id: &str) {
+        let mut peers = self.peers.subscribe();
+        // The sender lives as long as this.
+        let _ = peers
+            .wait_for(|peers| peers.iter().all(|peer| peer.id != id))
+            .await;
+    }
+}
+
+fn is_loaded(card: &ModelCard) -> bool {
+    card.status == ModelStatus::Loaded
+}
+
+fn names(card: &ModelCard) -> impl Iterator<Item = &str> {
+    std::iter::once(card.id.as_str()).chain(card.aliases.iter().map(String::as_str))
+}

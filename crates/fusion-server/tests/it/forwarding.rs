@@ -1,0 +1,179 @@
+//! ⚡ Two servers on one MongoDB that have different models: each answers for both.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    client::{Client, chat},
+    databases,
+    server::{DEADLINE, Home, Server, until},
+};
+
+/// `a` has the models `near` and `both`, `b` has `far` and `both`.
+struct Pair {
+    a: Server,
+    b: Server,
+    _homes: [Home; 2],
+    _mongo: databases::Server,
+}
+
+impl Pair {
+    /// `None` where there is no database to test with; that was said then.
+    async fn start() -> Option<Self> {
+        let mongo = databases::mongo()?;
+        let database = format!("fusiond_forwarding_{}", rand::random::<u64>());
+        let homes = ["near", "far"].map(|own| {
+            Home::new()
+                .fake(own, "lm", &[("tokens", "40"), ("delay_ms", "20")])
+                .fake("both", "lm", &[("tokens", "2")])
+                .argument("mongo-uri", &mongo.uri)
+                .argument("mongo-db", &database)
+        });
+        let (a, b) = tokio::join!(homes[0].start(), homes[1].start());
+        for (client, other) in [(a.client(), "far"), (b.client(), "near")] {
+            until("each knows the other's models", DEADLINE, async || {
+                let asked = client.post("/v1/chat/completions", &short(other)).await;
+                asked.0 == StatusCode::OK
+            })
+            .await;
+        }
+        Some(Self {
+            a,
+            b,
+            _homes: homes,
+            _mongo: mongo,
+        })
+    }
+}
+
+fn short(model: &str) -> Value {
+    let mut chat = chat(model, "hi", false);
+    chat["max_tokens"] = 1.into();
+    chat
+}
+
+async fn info(client: &Client, model: &str) -> Value {
+    client.look(&format!("/v1/models/{model}/info")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_the_model_passes_the_request_on_to_one_that_has_it() {
+    let Some(pair) = Pair::start().await else {
+        return;
+    };
+    let (a, b) = (pair.a.client(), pair.b.client());
+    let nodes = b.look("/internal/nodes").await;
+    let nodes = nodes["nodes"].as_array().unwrap();
+    let b_id = nodes.iter().find(|node| node["is_this"] == true).unwrap()["node_id"].clone();
+
+    // Whole and streamed, as if it had been asked itself.
+    let path = "/v1/chat/completions";
+    let request = a.http().post(a.url(path)).json(&chat("far", "hi", false));
+    let answer = request.header("x-request-id", "mine").send().await.unwrap();
+    let headers = answer.headers().clone();
+    assert_eq!(headers["x-fusion-node"], b_id.as_str().unwrap());
+    assert_eq!(headers["x-fusion-model"], "far");
+    assert_eq!(headers["x-request-id"], "mine");
+    assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
+    let passed_on: Value = answer.json().await.unwrap();
+    let direct = b.ask(path, &chat("far", "hi", false)).await;
+    assert_eq!(passed_on["choices"], direct["choices"]);
+    assert_eq!(passed_on["usage"], direct["usage"]);
+    let events = a.stream(&chat("far", "hi", true)).await.rest().await;
+    assert_eq!(events.last().unwrap(), "[DONE]");
+    assert!(events.len() > 40, "{events:?}");
+
+    // Errors are the other's own, and what nobody has is found nowhere.
+    let mut bad = chat("far", "hi", false);
+    bad["temperature"] = json!(-1);
+    assert_eq!(a.post(path, &bad).await, b.post(path, &bad).await);
+    let (status, nowhere) = a.post(path, &chat("fat", "hi", false)).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{nowhere}");
+
+    // What is loaded there isn't loaded here for one request.
+    a.ask(path, &short("near")).await;
+    b.ask(path, &short("both")).await;
+    until("it is known to be loaded", DEADLINE, async || {
+        let nodes = a.look("/internal/nodes").await;
+        nodes["nodes"].as_array().unwrap().iter().any(|node| {
+            node["node_id"] == b_id && node["models"].as_array().unwrap().contains(&"both".into())
+        })
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    a.ask(path, &short("both")).await;
+    assert_eq!(info(&a, "both").await["status"], "unloaded");
+    assert_eq!(info(&b, "both").await["request_count"], 2);
+
+    // Who goes away, ends the work there.
+    let mut events = a.stream(&chat("far", "hi", true)).await;
+    events.next().await.unwrap();
+    assert_eq!(info(&b, "far").await["active_requests"], 1);
+    drop(events);
+    until(
+        "it is cancelled there",
+        Duration::from_secs(2),
+        async || info(&b, "far").await["active_requests"] == 0,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_run_where_their_models_are() {
+    let Some(pair) = Pair::start().await else {
+        return;
+    };
+    let (a, b) = (pair.a.client(), pair.b.client());
+    let job =
+        |model: &str| json!({ "operation": "chat", "model_id": model, "input": short(model) });
+    let jobs: Vec<Value> = ["near", "far", "both"]
+        .repeat(6)
+        .into_iter()
+        .map(job)
+        .collect();
+    let submitted = a.ask("/api/mcp/jobs/bulk", &json!({ "jobs": jobs })).await;
+    for submitted in submitted["jobs"].as_array().unwrap() {
+        let id = submitted["job_id"].as_str().unwrap();
+        let job = b.look(&format!("/api/mcp/jobs/{id}?wait_ms=30000")).await;
+        assert_eq!(
+            (&job["status"], &job["attempt"]),
+            (&"completed".into(), &1.into()),
+            "{job}"
+        );
+    }
+    let (status, nobody) = a.post("/api/mcp/jobs", &job("fat")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{nobody}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_vanishes_costs_its_requests_only_and_for_a_bounded_time() {
+    let Some(pair) = Pair::start().await else {
+        return;
+    };
+    let a = pair.a.client();
+    let mut events = a.stream(&chat("far", "hi", true)).await;
+    events.next().await.unwrap();
+    // It holds its connections and answers nothing.
+    pair.b.signal(Signal::STOP);
+    let began = Instant::now();
+    let whole = chat("far", "hi", false);
+    let waiting = a.post("/v1/chat/completions", &whole);
+    let (rest, (status, answer)) = tokio::join!(events.rest(), waiting);
+    assert!(began.elapsed() < Duration::from_secs(40));
+    let last: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+    for (told, what) in [(&last, "the stream"), (&answer, "the request")] {
+        assert_eq!(
+            told["error"]["code"], "engine_unavailable",
+            "{what}: {told}"
+        );
+    }
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, answer) = a.post("/v1/chat/completions", &short("far")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
+    a.ask("/v1/chat/completions", &short("both")).await;
+    pair.b.signal(Signal::CONT);
+}
