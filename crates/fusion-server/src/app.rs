@@ -128,6 +128,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     start_batches(&batches, &files, &storage, &groups.workers).await?;
 
     let limits = Limits {
+        rate: config.rate,
         max_body: config.server.max_body,
         max_upload: config.server.max_upload,
     };

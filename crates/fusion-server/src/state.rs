@@ -7,7 +7,7 @@ use fusion_models::Models;
 use fusion_orchestrator::{
     batch::Batches, files::Files, jobs::Jobs, rag::Rag, webhook::Webhooks, workflow::Workflows,
 };
-use fusion_storage::Storage;
+use fusion_storage::{Rate, Storage};
 use fusion_types::inference::Inference;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,6 +48,8 @@ impl FromRef<Arc<App>> for App {
 /// Sizes in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
+    /// Of one client's requests.
+    pub(crate) rate: Option<Rate>,
     pub(crate) max_body: usize,
     pub(crate) max_upload: usize,
 }

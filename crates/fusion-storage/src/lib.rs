@@ -14,13 +14,18 @@ mod lock;
 mod migrate;
 mod mongo;
 mod queue;
+mod rate;
 mod redis;
 mod sqlite;
 
 pub use backup::{Copied, backup, restore};
 pub use migrate::{Migrated, migrate};
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fusion_types::{
     Result,
@@ -37,7 +42,7 @@ use crate::{
     sqlite::Sqlite,
 };
 
-pub use crate::{inputs::Inputs, mongo::MongoConfig, redis::RedisConfig};
+pub use crate::{inputs::Inputs, mongo::MongoConfig, rate::Rate, redis::RedisConfig};
 
 /// Which backend keeps the state, and where.
 #[derive(Clone, Debug)]
@@ -77,6 +82,7 @@ pub struct Storage {
     pub dense: Arc<dyn ChunkIndex>,
     /// BM25; empty at start, filled from [`DocumentStore::index_changes`].
     pub keyword: Arc<dyn ChunkIndex>,
+    rates: Arc<rate::Local>,
     backend: Backend,
 }
 
@@ -136,6 +142,7 @@ async fn open_sqlite(config: &Config) -> Result<Storage> {
         blobs: Arc::new(blobs),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
+        rates: Arc::default(),
         backend: Backend::Sqlite(store),
     })
 }
@@ -172,6 +179,7 @@ async fn open_mongo(config: &Config, mongo: &MongoConfig) -> Result<Storage> {
         own_records: Arc::new(sqlite::records::Records::new(Arc::clone(&own))),
         dense: Arc::new(ExactIndex::default()),
         keyword: Arc::new(KeywordIndex::default()),
+        rates: Arc::default(),
         backend: Backend::Mongo(Arc::new(Shared { store, link, own })),
     })
 }
@@ -204,6 +212,20 @@ impl Storage {
     /// Whether other servers may use the same state.
     pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Mongo(..))
+    }
+
+    /// Counts a client's request: at all servers together where they share a Redis, and here while that is away.
+    ///
+    /// # Errors
+    /// How long to wait where it comes too early.
+    pub async fn admit(&self, client: &str, rate: Rate) -> std::result::Result<(), Duration> {
+        if let Backend::Mongo(shared) = &self.backend
+            && let Some(link) = &shared.link
+            && let Some(answer) = link.admit(client, rate).await
+        {
+            return answer;
+        }
+        self.rates.admit(client, rate, Instant::now())
     }
 
     /// Commits what waits, empties the write-ahead log into the database, and gives the folder free. Whoever still holds a part of

@@ -2,6 +2,7 @@
 
 mod jobs;
 mod known_folders;
+mod limits;
 mod reader;
 mod setting;
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use fusion_models::{Concurrency, ForeignEngine};
-use fusion_storage::{MongoConfig, RedisConfig};
+use fusion_storage::{MongoConfig, Rate, RedisConfig};
 use fusion_types::model::{ModelType, Priority};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) foreign: Vec<ForeignEngine>,
     pub(crate) launch: Option<Launch>,
     pub(crate) features: Features,
+    /// Of one client's requests.
+    pub(crate) rate: Option<Rate>,
     pub(crate) jobs: Jobs,
     pub(crate) files: Files,
     pub(crate) batches: Batches,
@@ -220,6 +223,7 @@ impl Config {
                 rag: reader.take("features.rag"),
                 mcp: reader.take("features.mcp"),
             },
+            rate: limits::rate(reader),
             files: Files {
                 ttl: days(reader, "files.ttl_days"),
             },

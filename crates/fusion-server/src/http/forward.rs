@@ -45,6 +45,14 @@ pub(super) async fn forward(State(app): State<Arc<App>>, request: Request, next:
     }
 }
 
+/// Whether a server that shares this one's store sent it.
+pub(super) fn is_from_peer(app: &App, headers: &HeaderMap) -> bool {
+    let sign = headers
+        .get(FORWARDED_BY)
+        .and_then(|sign| sign.to_str().ok());
+    sign.is_some_and(|sign| app.node.is_peers_sign(sign))
+}
+
 enum Way {
     Here(Request),
     Answered(Response),
@@ -108,7 +116,9 @@ async fn ask(app: &App, peer: &Peer, parts: &Parts, body: Bytes) -> Result<reqwe
         .into_iter()
         .filter_map(|name| Some((name.clone(), parts.headers.get(name)?.clone())))
         .collect();
-    headers.insert(FORWARDED_BY, HeaderValue::from_static("fusiond"));
+    if let Ok(sign) = HeaderValue::from_str(&app.node.sign()) {
+        headers.insert(FORWARDED_BY, sign);
+    }
     let id = parts.extensions.get::<RequestId>();
     if let Some(id) = id.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
         headers.insert(REQUEST_ID, id);

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router, middleware::AddExtension};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,8 +13,9 @@ use tokio::{
     sync::Semaphore,
     time::sleep,
 };
+use tower::Layer;
 
-use super::lanes::Lanes;
+use super::{lanes::Lanes, limit::ClientAddress};
 use crate::drain::Group;
 
 /// Beyond it new connections wait in the system's queue.
@@ -36,11 +37,13 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group, 
             return;
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let (Some((lane, place)), Ok(stream)) = (lanes.join(), stream.into_std()) else {
                     continue;
                 };
-                let connection = answer(stream, router.clone(), group.clone());
+                // Not a layer of the router, which would make all routes anew.
+                let service = Extension(ClientAddress(address.ip())).layer(router.clone());
+                let connection = answer(stream, service, group.clone());
                 let task = async move {
                     connection.await;
                     drop((permit, place));
@@ -55,7 +58,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, group: &Group, 
     }
 }
 
-async fn answer(stream: std::net::TcpStream, router: Router, group: Group) {
+async fn answer(
+    stream: std::net::TcpStream,
+    service: AddExtension<Router, ClientAddress>,
+    group: Group,
+) {
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
     };
@@ -64,7 +71,7 @@ async fn answer(stream: std::net::TcpStream, router: Router, group: Group) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -8,6 +8,7 @@ mod forward;
 mod fusion;
 mod health;
 mod lanes;
+mod limit;
 mod listen;
 mod mcp_jobs;
 mod mcp_webhooks;
@@ -41,8 +42,7 @@ use openai::{adapters, batches, chat, completions, embeddings, files, models, re
 pub(crate) fn router(app: App) -> Router {
     let Features { fusion, rag, mcp } = app.features;
     let app = Arc::new(app);
-    Router::new()
-        .merge(operations())
+    let routes = Router::new()
         .merge(openai())
         .merge(for_models(&app))
         .merge(feature(fusion, "/api/fusion", fusion_routes(&app)))
@@ -52,11 +52,21 @@ pub(crate) fn router(app: App) -> Router {
             mcp,
             "/mcp",
             Router::new().route("/", any(not_built)),
-        ))
+        ));
+    Router::new()
+        .merge(operations())
+        .merge(limited(&app, routes))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(layer_fn(Observed))
         .with_state(app)
+}
+
+fn limited(app: &Arc<App>, routes: Router<Arc<App>>) -> Router<Arc<App>> {
+    match app.limits.rate {
+        Some(_) => routes.layer(from_fn_with_state(Arc::clone(app), limit::limit)),
+        None => routes,
+    }
 }
 
 fn feature(enabled: bool, prefix: &str, routes: Router<Arc<App>>) -> Router<Arc<App>> {

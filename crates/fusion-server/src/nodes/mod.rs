@@ -40,6 +40,8 @@ pub(crate) struct Node {
     /// The machine's name.
     host: String,
     started_at: Timestamp,
+    /// Known only to those that read the store: the others know a request from this server by it.
+    token: String,
     http: Client,
     /// The others that can be asked.
     peers: watch::Sender<Arc<[Peer]>>,
@@ -70,6 +72,7 @@ impl Node {
             url,
             host: host.nodename().to_string_lossy().into_owned(),
             started_at: Timestamp::now(),
+            token: format!("{:032x}", rand::random::<u128>()),
             http,
             peers: watch::Sender::new(Arc::new([])),
         })
@@ -107,6 +110,7 @@ impl Node {
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
             "seen_at": Timestamp::now(),
+            "token": self.token,
             "models": loaded().map(|card| &card.id).collect::<Vec<_>>(),
             "held": loaded().flat_map(names).collect::<Vec<_>>(),
             "names": self.models.names(),
@@ -134,11 +138,17 @@ impl Node {
         self.records.list(NAMESPACE, "", None, MOST).await
     }
 
-    /// All that are there, this one included once it has said so.
+    /// All that are there, this one included once it has said so, and whether this one would pass requests on to them.
     pub(crate) async fn all(&self) -> Result<Vec<Value>> {
+        let peers = Arc::clone(&self.peers.borrow());
         let nodes = self.list().await?.into_iter().map(|record| {
             let mut node = record.value;
+            if let Some(fields) = node.as_object_mut() {
+                fields.remove("token");
+            }
             node["is_this"] = (record.key == self.id).into();
+            let is_peer = peers.iter().any(|peer| peer.id == record.key);
+            node["is_reachable"] = (is_peer || record.key == self.id).into();
             node
         });
         Ok(nodes.collect())
@@ -146,6 +156,15 @@ impl Node {
 
     pub(crate) fn has_peers(&self) -> bool {
         !self.peers.borrow().is_empty()
+    }
+
+    /// What this server sends with requests to others.
+    pub(crate) fn sign(&self) -> String {
+        peers::sign(&self.id, &self.token)
+    }
+
+    pub(crate) fn is_peers_sign(&self, sign: &str) -> bool {
+        self.peers.borrow().iter().any(|peer| peer.sign() == sign)
     }
 
     fn is_known_elsewhere(&self, name: &str) -> bool {

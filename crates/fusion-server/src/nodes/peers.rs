@@ -14,6 +14,7 @@ pub(crate) struct Peer {
     #[serde(deserialize_with = "url")]
     pub(crate) url: Url,
     host: String,
+    token: String,
     /// Every name of its loaded models.
     held: BTreeSet<String>,
     /// Every name that it answers to.
@@ -48,6 +49,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn sign(&self) -> String {
+        sign(&self.id, &self.token)
+    }
+
     pub(super) fn knows(&self, name: &str) -> bool {
         self.names.contains(name)
     }
@@ -61,6 +66,10 @@ impl Peer {
             Have::Nothing
         }
     }
+}
+
+pub(super) fn sign(id: &str, token: &str) -> String {
+    format!("{id} {token}")
 }
 
 /// The server that has more of what is asked for than this one has: all of it where this one lacks some, else what this one would
@@ -86,6 +95,7 @@ mod tests {
             id: url.to_owned(),
             url: url.parse().unwrap(),
             host: "box".to_owned(),
+            token: String::new(),
             held: set(held),
             names: set(names),
         }

@@ -24,20 +24,27 @@ struct Pair {
 impl Pair {
     /// `None` where there is no database to test with; that was said then.
     async fn start() -> Option<Self> {
+        Self::start_with("").await
+    }
+
+    /// With more in the configuration.
+    async fn start_with(configured: &str) -> Option<Self> {
         let mongo = databases::mongo()?;
         let database = format!("fusiond_forwarding_{}", rand::random::<u64>());
         let homes = ["near", "far"].map(|own| {
             Home::new()
                 .fake(own, "lm", &[("tokens", "40"), ("delay_ms", "20")])
                 .fake("both", "lm", &[("tokens", "2")])
+                .configured(configured)
                 .argument("mongo-uri", &mongo.uri)
                 .argument("mongo-db", &database)
         });
         let (a, b) = tokio::join!(homes[0].start(), homes[1].start());
-        for (client, other) in [(a.client(), "far"), (b.client(), "near")] {
-            until("each knows the other's models", DEADLINE, async || {
-                let asked = client.post("/v1/chat/completions", &short(other)).await;
-                asked.0 == StatusCode::OK
+        for client in [a.client(), b.client()] {
+            until("each knows the other", DEADLINE, async || {
+                let nodes = client.look("/internal/nodes").await;
+                let nodes = nodes["nodes"].as_array().unwrap();
+                nodes.len() == 2 && nodes.iter().all(|node| node["is_reachable"] == true)
             })
             .await;
         }
@@ -176,4 +183,46 @@ async fn a_server_that_vanishes_costs_its_requests_only_and_for_a_bounded_time()
     assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
     a.ask("/v1/chat/completions", &short("both")).await;
     pair.b.signal(Signal::CONT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_passed_on_counts_once() {
+    let limits = "[limits]\nrequests_per_minute = 1\nburst = 6";
+    let Some(pair) = Pair::start_with(limits).await else {
+        return;
+    };
+    let a = pair.a.client();
+    let path = "/v1/chat/completions";
+    let mut last = a.post(path, &short("far")).await;
+    let mut taken = 0;
+    while last.0 == StatusCode::OK {
+        taken += 1;
+        assert!(taken <= 6, "no limit");
+        last = a.post(path, &short("far")).await;
+    }
+    let (status, answer) = last;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(answer["error"]["code"], "rate_limit_exceeded", "{answer}");
+    assert_eq!(answer["error"]["type"], "rate_limit_error", "{answer}");
+    // Without Redis each server has its own count: the other's is as it was.
+    let b = pair.b.client();
+    b.ask(path, &short("far")).await;
+    // A made-up sign is no way around it.
+    let request = a.http().post(a.url(path)).json(&short("near"));
+    let answer = request
+        .header("x-fusion-forwarded-by", "me x")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    let after: u64 = answer.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=60).contains(&after), "{after}");
+    // Who watches over the server isn't kept out.
+    a.look("/health").await;
+    let nodes = a.look("/internal/nodes").await;
+    assert!(!nodes.to_string().contains("token"), "{nodes}");
 }

@@ -13,7 +13,7 @@ use crate::{
     server::{DEADLINE, Home, Server, until},
 };
 
-const JOBS: usize = 300;
+const JOBS: usize = 100;
 
 /// The move, which may be killed before it is done.
 async fn migrate(home: &Home, uri: &str, killed_after: Option<Duration>) -> Option<Output> {

@@ -15,11 +15,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{RedisConfig, ready};
+use super::{RedisConfig, rate, ready};
 use crate::{
     error::unavailable,
     kick::Kick,
     queue::{Queue, Ready},
+    rate::Rate,
 };
 
 /// A hint that takes longer is none.
@@ -48,6 +49,8 @@ struct Names {
     ready: String,
     refill: String,
     changed: String,
+    /// A client's name follows.
+    rate: String,
 }
 
 impl Link {
@@ -75,6 +78,7 @@ impl Link {
                 ready: format!("fusiond:{store}:ready"),
                 refill: format!("fusiond:{store}:refill"),
                 changed: format!("fusiond:{store}:changed"),
+                rate: format!("fusiond:{store}:rate:"),
             },
             connection: watch::Sender::new(Some(connection)),
             doubted: Notify::new(),
@@ -122,6 +126,17 @@ impl Link {
         let (key, jobs) = (self.names.ready.clone(), jobs.to_vec());
         self.with(async move |mut connection| ready::put(&mut connection, &key, &jobs).await)
             .await;
+    }
+
+    /// `None` where Redis is away.
+    pub(crate) async fn admit(
+        &self,
+        client: &str,
+        rate: Rate,
+    ) -> Option<std::result::Result<(), Duration>> {
+        let key = format!("{}{client}", self.names.rate);
+        self.with(async move |mut connection| rate::admit(&mut connection, &key, rate).await)
+            .await
     }
 
     /// `None` where Redis is away, or doesn't answer in time.

@@ -4,6 +4,7 @@
 //! into the store, and while Redis is away, everything is.
 
 mod link;
+mod rate;
 mod ready;
 
 use std::{sync::Arc, time::Duration};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fusion_storage::{Config, RedisConfig, Storage, open};
+use fusion_storage::{Config, Rate, RedisConfig, Storage, open};
 use fusion_types::{
     ErrorCode, Tenant,
     job::{JobEvent, Outcome, Seq},
@@ -164,6 +164,50 @@ async fn a_cancellation_is_heard_of_on_another_server() {
     let (heard, cancelled) = tokio::join!(timeout(Duration::from_secs(10), heard), cancel);
     heard.expect("the worker is told");
     cancelled.unwrap();
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_rate_is_one_over_all_servers_and_limited_without_redis_too() {
+    let (Some(server), Some(redis)) = (servers::mongo(), servers::start("redis", None)) else {
+        return;
+    };
+    let database = TestDatabase::new(&server);
+    let ((first, _a), (second, _b)) =
+        tokio::join!(open_with(&database, &redis), open_with(&database, &redis));
+    let rate = Rate {
+        interval: Duration::from_secs(2),
+        burst: 4,
+    };
+    let began = Instant::now();
+    let mut taken = 0;
+    for _ in 0..6 {
+        for store in [&first, &second] {
+            match store.admit("client", rate).await {
+                Ok(()) => taken += 1,
+                Err(wait) => assert!(wait <= rate.interval, "{wait:?}"),
+            }
+        }
+    }
+    let most = 4 + began.elapsed().as_secs() / 2;
+    assert!((4..=most).contains(&taken), "{taken} of {most}");
+    assert_eq!(first.admit("another", rate).await, Ok(()));
+    let wait = loop {
+        match second.admit("client", rate).await {
+            Ok(()) => {}
+            Err(wait) => break wait,
+        }
+    };
+    sleep(wait + Duration::from_millis(20)).await;
+    assert_eq!(first.admit("client", rate).await, Ok(()));
+
+    // Each counts for itself while it can't ask.
+    drop(redis);
+    let mut alone = 0;
+    for _ in 0..6 {
+        alone += u32::from(first.admit("client", rate).await.is_ok());
+    }
+    assert!((4..=5).contains(&alone), "{alone}");
     database.drop().await;
 }
 
