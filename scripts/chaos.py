@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,8 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,7 +35,10 @@ from fusiond import Failed, Server  # noqa: E402
 CLIENTS = 6
 SETTLE_SECONDS = 180
 DATABASE = "fusiond.sqlite"
+# Of a worker that is not heard of any more.
+LEASE_SECONDS = 15
 MODEL = 'options = { tokens = "3", delay_ms = "2", resident_mb = "5", estimate_mb = "5" }'
+SLOW_MODEL = 'options = { tokens = "20", delay_ms = "50", resident_mb = "5", estimate_mb = "5" }'
 
 
 def main():
@@ -162,28 +167,62 @@ def flushall(options):
 
 def two_nodes(options):
     """Two servers on one MongoDB and one Redis, of which one is killed at a time."""
-    with Mongo() as mongo, Redis() as redis, Callbacks() as callbacks:
-        environment = {"MONGO_URI": mongo.uri, "REDIS_URI": redis.uri}
-        with fake_server(environment=environment) as one, fake_server(environment=environment) as other:
-            servers = [one, other]
-            with Clients(lambda: random.choice(servers), callbacks, pace=0.1) as clients:
-                for round in range(options.rounds):
-                    clients.wait_for_more(10)
-                    victim = servers[round % 2]
-                    victim.process.kill()
-                    victim.process.wait()
-                    clients.wait_for_more(10)
-                    victim.port = None
-                    victim.start()
-                clients.stop()
-                told = check(one, clients, callbacks)
-    return f"{options.rounds} kills, {told}"
+    with nodes({}, {}) as (servers, clients, callbacks):
+        return f"{options.rounds} kills, {kill_in_turn(options.rounds, servers, clients, callbacks)}"
+
+
+def clock_off(options):
+    """The same where one server's clock is ten minutes behind, and the other's as far ahead."""
+    library = compiled("clock_off.c")
+    clocks = [{"LD_PRELOAD": str(library), "CLOCK_OFF_SECONDS": str(off)} for off in (-600, 600)]
+    rounds = max(1, min(options.rounds // 2, 5))
+    with nodes(*clocks) as (servers, clients, callbacks):
+        for server in servers:
+            off = parsedate_to_datetime(server.headers("/health")["date"]).timestamp() - time.time()
+            if not 590 < abs(off) < 610:
+                raise Failed(f"a server's clock is only {off:.0f} s off")
+            wait_for(lambda: reachable(server) == 2, "each server knows of the other")
+        return f"{rounds} kills, {kill_in_turn(rounds, servers, clients, callbacks)}"
+
+
+def kill_in_turn(rounds, servers, clients, callbacks):
+    for round in range(rounds):
+        clients.wait_for_more(10)
+        victim = servers[round % 2]
+        victim.process.kill()
+        victim.process.wait()
+        clients.wait_for_more(10)
+        victim.port = None
+        victim.start()
+    clients.stop()
+    return check(servers[0], clients, callbacks)
+
+
+def zombie(options):
+    """A server is stopped in the middle of its work until others have taken it over, and then goes on with it."""
+    rounds = max(1, min(options.rounds // 5, 3))
+    with nodes({}, {}, model=SLOW_MODEL) as (servers, clients, callbacks):
+        for round in range(rounds):
+            victim = servers[round % 2]
+            clients.wait_for_more(10)
+            wait_for(lambda: running(victim) >= 2, "the server has work")
+            os.kill(victim.process.pid, signal.SIGSTOP)
+            time.sleep(LEASE_SECONDS + 5)
+            os.kill(victim.process.pid, signal.SIGCONT)
+        clients.stop()
+        told = check(servers[0], clients, callbacks)
+        refused = sum(metric(server, "fusiond_job_stale_writes_total") for server in servers)
+        lost = sum(metric(server, "fusiond_job_leases_lost_total") for server in servers)
+    if refused + lost == 0:
+        raise Failed("nothing that a stopped server had was taken over")
+    return f"{rounds} times stopped, {refused:.0f} late writes refused, {lost:.0f} leases found lost, {told}"
 
 
 CASES = {
     case.__name__: case
     for case in [
         crash_recovery, repeated_kills, power_loss, lying_disk, store_restart, connection_kill, pool_exhaustion, flushall, two_nodes,
+        zombie, clock_off,
     ]
 }
 
@@ -191,22 +230,27 @@ CASES = {
 # --- what happens in them ---
 
 
+def compiled(name):
+    """The library of a C source beside this file."""
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or not compiler:
+        raise Skipped("it needs Linux and a C compiler")
+    source = Path(__file__).resolve().parent / name
+    library = Path(tempfile.mkdtemp(prefix="fusiond-library-")) / f"{source.stem}.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
 class Disk:
     """What a disk would still have after a power cut: see drops_unsynced.c."""
 
     def __init__(self, lies=False):
         self.folder = Path(tempfile.mkdtemp(prefix="fusiond-synced-"))
-        self.library = self.folder / "drops_unsynced.so"
         self.synced = self.folder / "synced"
         self.synced.mkdir()
-        self.environment = {"LD_PRELOAD": str(self.library), "SYNCED_FOLDER": str(self.synced)}
+        self.environment = {"LD_PRELOAD": str(compiled("drops_unsynced.c")), "SYNCED_FOLDER": str(self.synced)}
         if lies:
             self.environment["SYNC_LIES"] = "1"
-        compiler = shutil.which("cc")
-        if sys.platform != "linux" or not compiler:
-            raise Skipped("it needs Linux and a C compiler")
-        source = Path(__file__).resolve().parent / "drops_unsynced.c"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", self.library, source, "-ldl"], check=True)
 
     def lose_unsynced(self, server):
         data = server.folder / "data"
@@ -226,6 +270,40 @@ def on(database, options="", redis=None, count=CLIENTS):
     with Callbacks() as callbacks, fake_server(environment=environment) as server:
         with Clients(lambda: server, callbacks, pace=0.1, count=count) as clients:
             yield server, clients, callbacks
+
+
+@contextmanager
+def nodes(*environments, model=MODEL):
+    """Servers on one MongoDB and one Redis, with clients that ask any of them."""
+    with ExitStack() as stack:
+        mongo, redis, callbacks = (stack.enter_context(part) for part in (Mongo(), Redis(), Callbacks()))
+        shared = {"MONGO_URI": mongo.uri, "REDIS_URI": redis.uri}
+        servers = [stack.enter_context(fake_server(environment=shared | own, model=model)) for own in environments]
+        yield servers, stack.enter_context(Clients(lambda: random.choice(servers), callbacks, pace=0.1)), callbacks
+
+
+def running(server):
+    """Requests that the server's model works on."""
+    return server.call("GET", "/v1/models/echo/info")["active_requests"]
+
+
+def reachable(server):
+    """How many servers it would pass requests on to, itself included."""
+    return sum(node["is_reachable"] for node in server.call("GET", "/internal/nodes")["nodes"])
+
+
+def metric(server, name):
+    """The sum over its labels; 0 where it was never counted."""
+    _, text = server.request("GET", "/metrics")
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+def wait_for(holds, what):
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Failed(f"waited in vain until {what}")
+        time.sleep(0.01)
 
 
 class Store:
@@ -350,10 +428,10 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def fake_server(disk=None, environment=None):
+def fake_server(disk=None, environment=None, model=MODEL):
     models = Path(tempfile.mkdtemp(prefix="fusiond-chaos-models-"))
     (models / "echo").write_text("not a real model")
-    configuration = f'[jobs]\nparallel = 32\n[[model]]\nid = "echo"\npath = "echo"\ntype = "lm"\nengine = "fake-engine"\n{MODEL}\n'
+    configuration = f'[jobs]\nparallel = 32\n[[model]]\nid = "echo"\npath = "echo"\ntype = "lm"\nengine = "fake-engine"\n{model}\n'
     settings = {"OUTGOING_ALLOW": "127.0.0.0/8", "WEBHOOK_SECRET": "chaos", "FUSIOND_LOG_LEVEL": "error"}
     if disk:
         settings |= disk.environment

@@ -126,6 +126,15 @@ class Server:
         finally:
             connection.close()
 
+    def headers(self, path):
+        """Of the answer to a GET, by names in small letters."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("GET", path)
+            return {name.lower(): value for name, value in connection.getresponse().getheaders()}
+        finally:
+            connection.close()
+
     def call(self, method, path, body=None):
         """The JSON answer; an error status is raised."""
         status, answer = self.request(method, path, None if body is None else json.dumps(body))

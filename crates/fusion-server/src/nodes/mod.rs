@@ -1,9 +1,15 @@
 //! The servers that share a store: each says again and again that it is there, and what it has.
+//!
+//! One whose record stands still for long enough, by the steady clock of who looks, is gone. No two clocks are ever compared.
 
 mod peers;
 mod planner;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use fusion_models::Models;
 use fusion_types::{
@@ -25,6 +31,8 @@ const NAMESPACE: &str = "nodes";
 const SAY_EVERY: Duration = Duration::from_secs(5);
 /// Who wasn't heard of for so long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(20);
+/// Its record goes later: nobody's clock is that wrong.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 /// More servers than anybody will let share a store.
 const MOST: u32 = 1000;
@@ -43,6 +51,8 @@ pub(crate) struct Node {
     /// Known only to those that read the store: the others know a request from this server by it.
     token: String,
     http: Client,
+    /// The versions of the servers' records, and since when they are those.
+    seen: Arc<Mutex<HashMap<String, (u64, Instant)>>>,
     /// The others that can be asked.
     peers: watch::Sender<Arc<[Peer]>>,
 }
@@ -74,6 +84,7 @@ impl Node {
             started_at: Timestamp::now(),
             token: format!("{:032x}", rand::random::<u128>()),
             http,
+            seen: Arc::default(),
             peers: watch::Sender::new(Arc::new([])),
         })
     }
@@ -115,7 +126,7 @@ impl Node {
             "held": loaded().flat_map(names).collect::<Vec<_>>(),
             "names": self.models.names(),
         });
-        let until = Timestamp::now().plus(GONE_AFTER);
+        let until = Timestamp::now().plus(FORGOTTEN_AFTER);
         let write = RecordWrite::put(NAMESPACE, &self.id, value).expiring(until);
         self.records.commit(vec![write]).await
     }
@@ -134,8 +145,20 @@ impl Node {
         Ok(())
     }
 
+    /// Those that are there.
     async fn list(&self) -> Result<Vec<Record>> {
-        self.records.list(NAMESPACE, "", None, MOST).await
+        let mut records = self.records.list(NAMESPACE, "", None, MOST).await?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|id, _| records.iter().any(|record| record.key == *id));
+        let now = Instant::now();
+        records.retain(|record| {
+            let last = seen.entry(record.key.clone()).or_insert((0, now));
+            if last.0 != record.version {
+                *last = (record.version, now);
+            }
+            now.duration_since(last.1) < GONE_AFTER
+        });
+        Ok(records)
     }
 
     /// All that are there, this one included once it has said so, and whether this one would pass requests on to them.
