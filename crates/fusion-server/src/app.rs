@@ -89,7 +89,14 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let guarded = Arc::new(guarded(&config)?);
     let inference = with_media(&config, &models, &planner, &guarded)?;
     let outgoing: Arc<dyn Outgoing> = guarded;
-    let rag = start_rag(&inference, &planner, &storage);
+    let files = Files::new(
+        storage.records.clone(),
+        storage.blobs.clone(),
+        FilesConfig {
+            ttl: config.files.ttl,
+        },
+    );
+    let rag = start_rag(&inference, &planner, &storage, &files);
     let workflows = Workflows::new(planner.clone(), rag.clone());
     let operations = LocalOperations::new(inference.clone(), everywhere.clone())
         .with_workflows(workflows.clone())
@@ -100,13 +107,6 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         outgoing.clone(),
         Arc::new(operations),
         jobs_config(&config)?,
-    );
-    let files = Files::new(
-        storage.records.clone(),
-        storage.blobs.clone(),
-        FilesConfig {
-            ttl: config.files.ttl,
-        },
     );
     let batches = Batches::new(
         storage.records.clone(),
@@ -346,11 +346,13 @@ fn start_rag(
     inference: &Arc<dyn Inference>,
     planner: &Arc<dyn ModelPlanner>,
     storage: &Storage,
+    files: &Files,
 ) -> Rag {
     Rag::new(
         inference.clone(),
         planner.clone(),
         storage.documents.clone(),
+        Some(files.clone()),
         storage.dense.clone(),
         storage.keyword.clone(),
         RagConfig::default(),

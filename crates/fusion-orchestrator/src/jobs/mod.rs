@@ -35,7 +35,7 @@ mod view;
 pub use bulk::{BulkAccepted, BulkEntry, BulkRequest, MOST_AT_ONCE};
 pub use follow::{JobDelta, JobUpdate};
 pub use group::{GroupCancelled, GroupView};
-pub use operation::{Forecast, LocalOperations, Operations, Progress, Route, Work};
+pub use operation::{Forecast, Generated, LocalOperations, Operations, Progress, Route, Work};
 pub use request::{ListParams, Order, SubmitRequest, SyncParams};
 pub use runner::{Runner, RunnerConfig};
 pub use seal::Seal;

@@ -27,15 +27,10 @@ pub(super) fn text(document: &IngestDocument, most_bytes: usize) -> Result<Strin
             check_kind(document.filename.as_deref().unwrap_or_default(), bytes)?;
             bytes
         }
+        Content::File(_) => return Err(Error::internal("a file that was not read")),
     };
     if bytes.len() > most_bytes {
-        return Err(Error::new(
-            ErrorCode::FileTooLarge,
-            format!(
-                "the document has {} bytes, {most_bytes} are allowed",
-                bytes.len()
-            ),
-        ));
+        return Err(too_large(bytes.len(), most_bytes));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         Error::invalid(
@@ -57,6 +52,11 @@ pub(super) fn text(document: &IngestDocument, most_bytes: usize) -> Result<Strin
         return Err(Error::invalid("documents", "the document has no text"));
     }
     Ok(text.to_owned())
+}
+
+pub(super) fn too_large(bytes: usize, most: usize) -> Error {
+    let message = format!("the document has {bytes} bytes, {most} are allowed");
+    Error::new(ErrorCode::FileTooLarge, message)
 }
 
 fn check_kind(filename: &str, bytes: &[u8]) -> Result<()> {

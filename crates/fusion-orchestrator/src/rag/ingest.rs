@@ -10,6 +10,7 @@ use fusion_types::{
     document::{Chunk, Collection, CollectionRef, DocumentVersion, NewChunk, NewCollection},
     id::{ChunkId, DocumentId},
 };
+use futures::TryStreamExt;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use super::{
     chunker::{self, Cutting, Piece},
     embedder::Embedder,
     extract,
-    request::{IngestDocument, IngestRequest},
+    request::{Content, IngestDocument, IngestRequest},
     response::{FailedDocument, IngestReport, IngestStatus},
 };
 
@@ -145,6 +146,7 @@ impl Ingest<'_> {
         seen: &mut HashSet<DocumentId>,
         progress: &(dyn Fn(f32) + Send + Sync),
     ) -> Result<Taken> {
+        let document = self.with_bytes(document).await?;
         let text = extract::text(&document, self.inner.config.most_document_bytes)?;
         let id = document_id(&self.key, &document, &text);
         let is_named = document.id.is_some() || document.filename.is_some();
@@ -197,6 +199,29 @@ impl Ingest<'_> {
             reused,
             embedding_ms,
         })
+    }
+
+    /// With the bytes of the file that it names, and that file's name unless it has its own.
+    async fn with_bytes(&self, mut document: IngestDocument) -> Result<IngestDocument> {
+        let Content::File(id) = &document.content else {
+            return Ok(document);
+        };
+        let Some(files) = &self.inner.files else {
+            return Err(Error::not_implemented("a document by `file_id`"));
+        };
+        let (file, mut pieces) = files.content(self.call, id).await?;
+        let most = self.inner.config.most_document_bytes;
+        let size = usize::try_from(file.bytes).unwrap_or(usize::MAX);
+        if size > most {
+            return Err(extract::too_large(size, most));
+        }
+        let mut bytes = Vec::with_capacity(size);
+        while let Some(piece) = pieces.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        document.filename.get_or_insert(file.filename);
+        document.content = Content::Bytes(bytes);
+        Ok(document)
     }
 
     async fn cut(&self, text: String) -> Result<(String, Vec<Piece>)> {
@@ -346,8 +371,11 @@ fn hash(parts: &[&str]) -> String {
 
 fn name_of(document: &IngestDocument, index: usize) -> String {
     let name = document.filename.as_ref().or(document.id.as_ref());
-    name.cloned()
-        .unwrap_or_else(|| format!("documents[{index}]"))
+    match (name, &document.content) {
+        (Some(name), _) => name.clone(),
+        (None, Content::File(id)) => id.to_string(),
+        (None, _) => format!("documents[{index}]"),
+    }
 }
 
 fn empty_report(request: &IngestRequest, embedder: &Embedder, cutting: Cutting) -> IngestReport {
@@ -400,10 +428,12 @@ fn record(report: &mut IngestReport, file: String, taken: Result<Taken>) -> Resu
 }
 
 fn is_the_documents_own(code: ErrorCode) -> bool {
-    use ErrorCode::{ContextLengthExceeded, FileTooLarge, InvalidValue, UnsupportedFileType};
+    use ErrorCode::{
+        ContextLengthExceeded, FileNotFound, FileTooLarge, InvalidValue, UnsupportedFileType,
+    };
     matches!(
         code,
-        ContextLengthExceeded | FileTooLarge | InvalidValue | UnsupportedFileType
+        ContextLengthExceeded | FileNotFound | FileTooLarge | InvalidValue | UnsupportedFileType
     )
 }
 

@@ -34,6 +34,7 @@ use fusion_types::{
 use futures::stream::BoxStream;
 
 use self::follow::Indexes;
+use crate::files::Files;
 
 pub(crate) use self::{
     answer::Answer, given::GivenSearch, request::default_top_k, reranker::Reordered,
@@ -88,6 +89,8 @@ struct Inner {
     inference: Arc<dyn Inference>,
     planner: Arc<dyn ModelPlanner>,
     documents: Arc<dyn DocumentStore>,
+    /// Where documents by `file_id` are; without it they are `not_implemented`.
+    files: Option<Files>,
     indexes: Indexes,
     config: RagConfig,
 }
@@ -97,6 +100,7 @@ impl Rag {
         inference: Arc<dyn Inference>,
         planner: Arc<dyn ModelPlanner>,
         documents: Arc<dyn DocumentStore>,
+        files: Option<Files>,
         dense: Arc<dyn ChunkIndex>,
         keyword: Arc<dyn ChunkIndex>,
         config: RagConfig,
@@ -107,6 +111,7 @@ impl Rag {
                 inference,
                 planner,
                 documents,
+                files,
                 indexes,
                 config,
             }),

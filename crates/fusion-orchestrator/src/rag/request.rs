@@ -3,6 +3,7 @@
 use fusion_types::{
     Error, Result,
     chat::{ChatRequest, Sampling},
+    id::FileId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,29 +39,54 @@ pub struct IngestRequest {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "JsonDocument")]
 pub struct IngestDocument {
-    #[serde(default)]
     pub id: Option<String>,
-    #[serde(default)]
     pub filename: Option<String>,
-    #[serde(rename = "text")]
     pub content: Content,
-    #[serde(default)]
     pub metadata: Map<String, Value>,
 }
 
-/// A document's content: JSON carries text, an uploaded file is bytes whose kind its name tells.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "String")]
+/// A document's content: JSON carries text or names a file, a form carries bytes whose kind the file's name tells.
+#[derive(Clone, Debug)]
 pub enum Content {
     Text(String),
     Bytes(Vec<u8>),
+    /// Of `/v1/files`.
+    File(FileId),
 }
 
-impl From<String> for Content {
-    fn from(text: String) -> Self {
-        Self::Text(text)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonDocument {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    filename: Option<String>,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    file_id: Option<String>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+}
+
+impl TryFrom<JsonDocument> for IngestDocument {
+    type Error = &'static str;
+
+    fn try_from(json: JsonDocument) -> std::result::Result<Self, &'static str> {
+        let content = match (json.text, json.file_id) {
+            (Some(text), None) => Content::Text(text),
+            (None, Some(id)) => Content::File(FileId::from_text(&id)),
+            (None, None) => return Err("missing field `text`, or `file_id`"),
+            (Some(_), Some(_)) => return Err("a document has `text` or a `file_id`, not both"),
+        };
+        Ok(Self {
+            id: json.id,
+            filename: json.filename,
+            content,
+            metadata: json.metadata,
+        })
     }
 }
 

@@ -172,6 +172,7 @@ async fn what_is_deleted_is_never_found_even_by_an_index_that_missed_it() {
         models.clone(),
         models,
         documents,
+        None,
         forgetful(),
         forgetful(),
         RagConfig::default(),

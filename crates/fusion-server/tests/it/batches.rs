@@ -128,9 +128,16 @@ async fn a_line_is_answered_as_its_route_would() {
     let mut with_logprobs = chat("echo");
     with_logprobs["logprobs"] = true.into();
     with_logprobs["top_logprobs"] = 1.into();
+    let mut twice = chat("echo");
+    twice["n"] = 2.into();
     let cases = [
         (CHAT, chat("echo")),
         (CHAT, with_logprobs),
+        (CHAT, twice),
+        (
+            "/v1/completions",
+            json!({"model": "echo", "prompt": ["One,", "Three, four,"], "n": 2}),
+        ),
         (
             "/v1/completions",
             json!({"model": "echo", "prompt": "One, two,", "max_tokens": 2}),
@@ -175,7 +182,7 @@ async fn a_line_is_answered_as_its_route_would() {
     assert_eq!(listed["has_more"], true);
     let after = listed["last_id"].as_str().unwrap();
     let rest = client.look(&format!("/v1/batches?after={after}")).await;
-    assert_eq!(rest["data"].as_array().unwrap().len(), 2);
+    assert_eq!(rest["data"].as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]

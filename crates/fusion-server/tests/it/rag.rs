@@ -3,7 +3,7 @@
 use reqwest::{StatusCode, multipart};
 use serde_json::{Value, json};
 
-use crate::{client::Client, server::Home};
+use crate::{client::Client, files::try_upload, server::Home};
 
 const SEA: &str = "Whales are mammals. They breathe air.\n\nThe blue whale is the largest animal. Größe: 30 metres — 🐋.";
 const SKY: &str =
@@ -159,4 +159,69 @@ async fn the_workflow_retrieves_reranks_and_generates() {
         .look("/api/fusion/capabilities?capability=embeddings")
         .await;
     assert_eq!(can["capabilities"]["embeddings"], json!(["vectors"]));
+}
+
+#[tokio::test]
+async fn a_job_takes_in_files_by_their_ids() {
+    let home = home();
+    let server = home.start().await;
+    let client = server.client();
+    let upload = async |name: &str, bytes: &[u8]| {
+        let file = multipart::Part::bytes(bytes.to_vec()).file_name(name.to_owned());
+        let form = multipart::Form::new()
+            .text("purpose", "user_data")
+            .part("file", file);
+        let (status, file) = try_upload(&client, form).await;
+        assert_eq!(status, StatusCode::OK, "{file}");
+        file["id"].clone()
+    };
+    let sea = upload("sea.md", SEA.as_bytes()).await;
+    let pdf = upload("a.pdf", b"%PDF-1.4").await;
+    let job = |documents: Value| {
+        json!({
+            "operation": "rag_ingest",
+            "input": { "collection": "facts", "documents": documents },
+        })
+    };
+    let documents = json!([
+        { "file_id": sea }, { "file_id": "file-none" }, { "file_id": pdf }, { "text": SKY, "filename": "sky" },
+    ]);
+    let submitted = client.ask("/api/mcp/jobs", &job(documents)).await;
+    let id = submitted["job_id"].as_str().unwrap();
+    let job_done = client
+        .look(&format!("/api/mcp/jobs/{id}?wait_ms=30000"))
+        .await;
+    assert_eq!(job_done["status"], "completed", "{job_done}");
+    let report = &job_done["result"];
+    assert_eq!(report["documents_ingested"], 2, "{report}");
+    let failed: Vec<_> = report["documents_failed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|failed| {
+            (
+                failed["file"].as_str().unwrap(),
+                failed["code"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        failed,
+        [
+            ("file-none", "file_not_found"),
+            (pdf.as_str().unwrap(), "unsupported_file_type")
+        ]
+    );
+    let documents = client.look("/api/rag/documents/facts").await;
+    let names = documents["documents"].as_array().unwrap().iter();
+    let mut names: Vec<_> = names.map(|document| document["filename"].clone()).collect();
+    names.sort_by_key(Value::to_string);
+    assert_eq!(names, ["sea.md", "sky"]);
+
+    for wrong in [json!([{}]), json!([{ "text": "x", "file_id": sea }])] {
+        let (status, error) = client.post("/api/mcp/jobs", &job(wrong)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("file_id"), "{message}");
+    }
 }

@@ -1,5 +1,7 @@
 //! `chat`: the body of a chat completion in, the whole answer out.
 
+use std::sync::Arc;
+
 use fusion_types::{
     Call, Result,
     chat::ChatRequest,
@@ -8,6 +10,7 @@ use fusion_types::{
 use serde_json::Value;
 
 use super::{Progress, Work, answer, fields, in_input, rough_tokens};
+use crate::choices::{Choices, Wanted};
 
 pub(super) struct Chat(ChatRequest);
 
@@ -17,9 +20,6 @@ pub(super) fn parse(work: &Work) -> Result<Chat> {
     // How the answer travels is not the job's to say.
     fields.remove("stream");
     let request = ChatRequest::read(Value::Object(fields)).map_err(in_input)?;
-    if request.n.is_some_and(|n| n != 1) {
-        return Err(answer::only_one());
-    }
     Ok(Chat(request))
 }
 
@@ -32,18 +32,24 @@ impl Chat {
             .map(|message| message.content.text().len());
         WorkSize {
             prompt_tokens: rough_tokens(texts.sum()),
-            max_tokens: self.0.max_tokens.unwrap_or(answer::TYPICAL_TOKENS),
+            max_tokens: self
+                .0
+                .max_tokens
+                .unwrap_or(answer::TYPICAL_TOKENS)
+                .saturating_mul(self.0.n.unwrap_or(1)),
         }
     }
 
     pub(super) async fn run(
         self,
         call: &Call,
-        inference: &dyn Inference,
+        inference: &Arc<dyn Inference>,
         progress: &Progress,
     ) -> Result<Value> {
-        let generation = inference.chat(call, self.0).await?;
-        answer::whole(generation, progress).await
+        let wanted = Wanted::chats(self.0);
+        let n = wanted.len();
+        let answers = Choices::begin(inference, call, wanted, n).await?;
+        answer::whole(answers, progress).await
     }
 }
 
@@ -84,7 +90,7 @@ mod tests {
             (json!({}), "input.messages"),
             (json!({"messages": []}), "input.messages"),
             (json!({"messages": messages, "model": "x"}), "input.model"),
-            (json!({"messages": messages, "n": 2}), "input.n"),
+            (json!({"messages": messages, "n": 0}), "input.n"),
             (
                 json!({"messages": messages, "temperature": 3}),
                 "input.temperature",

@@ -23,6 +23,7 @@ mod progress;
 mod rerank;
 mod routes;
 
+pub use answer::Generated;
 pub use progress::Progress;
 pub(crate) use progress::{Partial, Reported};
 use routes::{RagIngest, RagQuery};
@@ -159,11 +160,11 @@ impl Operations for LocalOperations {
         match work.operation {
             Operation::Chat => {
                 let chat = chat::parse(&work)?;
-                chat.run(call, &*self.inference, &progress).await
+                chat.run(call, &self.inference, &progress).await
             }
             Operation::Completion => {
                 let completion = completion::parse(&work)?;
-                completion.run(call, &*self.inference, &progress).await
+                completion.run(call, &self.inference, &progress).await
             }
             Operation::Embed => embed::parse(&work)?.run(call, &*self.inference).await,
             Operation::Rerank => rerank::parse(&work)?.run(call, &*self.inference).await,

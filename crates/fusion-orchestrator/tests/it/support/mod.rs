@@ -35,6 +35,7 @@ pub(crate) fn bench() -> Bench {
         models.clone(),
         models.clone(),
         documents.clone(),
+        None,
         dense.clone(),
         keyword,
         config,

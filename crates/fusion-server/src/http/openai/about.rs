@@ -4,9 +4,8 @@ use axum::{
     http::{HeaderName, HeaderValue},
     response::Response,
 };
+use fusion_orchestrator::choices::Choices;
 use fusion_types::{Call, Timestamp, id::RequestId, job::Job};
-
-use super::choices::Choices;
 
 const MODEL: HeaderName = HeaderName::from_static("x-fusion-model");
 const ROUTE: HeaderName = HeaderName::from_static("x-fusion-route");

@@ -7,6 +7,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use fusion_orchestrator::choices::{Choices, Wanted};
 use fusion_types::{
     Result,
     chat::{
@@ -19,7 +20,6 @@ use serde_json::Value;
 use super::{
     super::{Answer, App, Caller, JsonBody},
     about::{About, name_model},
-    choices::{Choices, Wanted},
     stream::{self, Chunks, StreamOptions},
 };
 

@@ -7,6 +7,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use fusion_orchestrator::choices::{Choices, Wanted};
 use fusion_types::{
     Error, ErrorCode, Result,
     chat::{Delta, FinishReason, Usage, WholeAnswer},
@@ -17,7 +18,6 @@ use serde_json::Value;
 use super::{
     super::{Answer, App, Caller, JsonBody},
     about::{About, name_model},
-    choices::{Choices, Wanted},
     stream::{self, Chunks, StreamOptions},
 };
 

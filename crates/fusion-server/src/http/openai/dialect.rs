@@ -1,12 +1,10 @@
 //! This dialect in the lines of a batch: the same bodies, and the same answers made of what a job kept.
 
-use fusion_orchestrator::batch::{Asked, Dialect, Endpoint};
-use fusion_types::{
-    Error, ErrorCode, Result,
-    chat::{FinishReason, TokenLogprob, ToolCall, Usage, WholeAnswer},
-    job::Job,
-    json,
+use fusion_orchestrator::{
+    batch::{Asked, Dialect, Endpoint},
+    jobs::Generated,
 };
+use fusion_types::{Error, ErrorCode, Result, chat::Usage, job::Job, json};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json as object};
 
@@ -29,16 +27,16 @@ impl Dialect for OpenAi {
     fn answer(&self, endpoint: Endpoint, job: &Job) -> Result<Value> {
         match endpoint {
             Endpoint::Chat => {
-                let (model, answer) = generated(job)?;
-                let about = About::of_job("chatcmpl", job, model);
-                let usage = answer.usage.clone();
-                written(chat::whole(&about, vec![answer], usage))
+                let generated: Generated = read(job.result.as_ref())?;
+                let about = About::of_job("chatcmpl", job, generated.model.to_string());
+                let usage = generated.usage.clone();
+                written(chat::whole(&about, generated.into_answers(), usage))
             }
             Endpoint::Completion => {
-                let (model, answer) = generated(job)?;
-                let about = About::of_job("cmpl", job, model);
-                let usage = answer.usage.clone();
-                written(completions::whole(&about, vec![answer], usage)?)
+                let generated: Generated = read(job.result.as_ref())?;
+                let about = About::of_job("cmpl", job, generated.model.to_string());
+                let usage = generated.usage.clone();
+                written(completions::whole(&about, generated.into_answers(), usage)?)
             }
             Endpoint::Embeddings => embeddings_answer(job),
         }
@@ -69,34 +67,6 @@ fn embeddings_read(body: Value) -> Result<Asked> {
 }
 
 const FORM: &str = "form";
-
-/// A job's result, as the operations chat and completion write it.
-#[derive(Deserialize)]
-struct Generated {
-    model: String,
-    content: String,
-    #[serde(default)]
-    reasoning_content: String,
-    #[serde(default)]
-    tool_calls: Vec<ToolCall>,
-    #[serde(default)]
-    logprobs: Vec<TokenLogprob>,
-    finish_reason: FinishReason,
-    usage: Usage,
-}
-
-fn generated(job: &Job) -> Result<(String, WholeAnswer)> {
-    let result: Generated = read(job.result.as_ref())?;
-    let answer = WholeAnswer {
-        content: result.content,
-        reasoning_content: result.reasoning_content,
-        tool_calls: result.tool_calls,
-        logprobs: result.logprobs,
-        finish_reason: Some(result.finish_reason),
-        usage: result.usage,
-    };
-    Ok((result.model, answer))
-}
 
 /// A job's result, as the operation embed writes it.
 #[derive(Deserialize)]

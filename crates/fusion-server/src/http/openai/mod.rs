@@ -4,7 +4,6 @@ mod about;
 pub(crate) mod adapters;
 pub(crate) mod batches;
 pub(crate) mod chat;
-mod choices;
 pub(crate) mod completions;
 mod dialect;
 pub(crate) mod embeddings;

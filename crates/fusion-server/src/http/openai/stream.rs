@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use fusion_orchestrator::choices::Choices;
 use fusion_types::{
     Result,
     chat::{ChatEvent, FinishReason, Usage},
@@ -19,8 +20,6 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-
-use super::choices::Choices;
 
 /// The `stream_options` of a request.
 #[derive(Clone, Copy, Default, Deserialize)]

@@ -16,17 +16,17 @@ use futures::{
 };
 
 /// One answer that is wanted.
-pub(super) enum Wanted {
+pub enum Wanted {
     Chat(ChatRequest),
     Text(CompletionRequest),
 }
 
 /// Answers under way. Dropping them cancels all of them.
-pub(super) struct Choices {
-    pub(super) model: ModelId,
+pub struct Choices {
+    pub model: ModelId,
     /// Why this model, where it was chosen by routing.
-    pub(super) route: Option<Arc<str>>,
-    pub(super) count: usize,
+    pub route: Option<Arc<str>>,
+    pub count: usize,
     /// Answers to each prompt.
     per_prompt: usize,
     events: BoxStream<'static, Result<(usize, ChatEvent)>>,
@@ -43,7 +43,7 @@ impl Choices {
     ///
     /// # Errors
     /// Of whichever fails before: then none is answered.
-    pub(super) async fn begin(
+    pub async fn begin(
         inference: &Arc<dyn Inference>,
         call: &Call,
         mut wanted: Vec<Wanted>,
@@ -90,7 +90,7 @@ impl Choices {
     }
 
     /// What an answer says next, its place among the answers first. Usage is kept, and told as a sum.
-    pub(super) async fn next(&mut self) -> Option<Result<(usize, ChatEvent)>> {
+    pub async fn next(&mut self) -> Option<Result<(usize, ChatEvent)>> {
         loop {
             match self.events.next().await? {
                 Ok((index, ChatEvent::Usage(usage))) => {
@@ -104,7 +104,7 @@ impl Choices {
     }
 
     /// Of all answers; a prompt counts once however many answers it has. `None` where no engine told any.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    pub fn usage(&self) -> Option<Usage> {
         let prompts = self.usage.chunks(self.per_prompt.max(1));
         prompts.filter_map(of_prompt).reduce(sum)
     }
@@ -113,7 +113,7 @@ impl Choices {
     ///
     /// # Errors
     /// Of whichever fails first.
-    pub(super) async fn gather(mut self) -> Result<(Vec<WholeAnswer>, Usage)> {
+    pub async fn gather(mut self) -> Result<(Vec<WholeAnswer>, Usage)> {
         let mut answers = vec![WholeAnswer::default(); self.count];
         while let Some(event) = self.next().await {
             let (index, event) = event?;
@@ -127,7 +127,7 @@ impl Choices {
 
 impl Wanted {
     /// So many answers to one chat.
-    pub(super) fn chats(mut request: ChatRequest) -> Vec<Self> {
+    pub fn chats(mut request: ChatRequest) -> Vec<Self> {
         let n = request.n.take().unwrap_or(1);
         let each = (0..n).map(|index| {
             let mut request = request.clone();
@@ -138,7 +138,7 @@ impl Wanted {
     }
 
     /// So many answers to each of these texts.
-    pub(super) fn texts(requests: Vec<CompletionRequest>, n: u32) -> Vec<Self> {
+    pub fn texts(requests: Vec<CompletionRequest>, n: u32) -> Vec<Self> {
         let each = requests.into_iter().flat_map(|request| {
             (0..n).map(move |index| {
                 let mut request = request.clone();
