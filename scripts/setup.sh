@@ -18,6 +18,15 @@ has_libclang() {
     return 1
 }
 
+# CMake keeps the flags that a build folder was made with; those of today stand in .cargo/config.toml.
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    for cache in "${CARGO_TARGET_DIR:-target}"/llama-cmake-cache/*/build/CMakeCache.txt; do
+        if [ -f "$cache" ] && ! grep -q -- "-fno-dse -U__AVX512FP16__" "$cache"; then
+            rm -r "${cache%/build/CMakeCache.txt}"
+        fi
+    done
+fi
+
 missing=() # Debian's package names
 has make || missing+=(make)
 has c++ || missing+=(g++)

@@ -1,18 +1,27 @@
 //! Lets calls of some of llama.cpp's functions come to `src/matmul/hooks.rs` first.
 
-const HOOKED: [&str; 4] = [
+const HOOKED: [&str; 3] = [
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "llama_model_default_params",
-    // ggml_backend_amx_buffer_type()
-    "_Z28ggml_backend_amx_buffer_typev",
 ];
+/// Where the C++ was compiled without `AMX_FLAG`.
+const AMX: &str = "_Z28ggml_backend_amx_buffer_typev";
+/// Without it GCC 12 compiles the use of AMX wrongly; `.cargo/config.toml` sets it.
+const AMX_FLAG: &str = "-fno-dse";
+const FLAGS: &str = "CXXFLAGS_x86_64_unknown_linux_gnu";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed={FLAGS}");
+    println!("cargo:rustc-check-cfg=cfg(without_amx)");
     let target = |name| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
     if target("OS") == "linux" && target("ARCH") == "x86_64" {
-        for name in HOOKED {
+        let is_amx_sound = std::env::var(FLAGS).is_ok_and(|flags| flags.contains(AMX_FLAG));
+        if !is_amx_sound {
+            println!("cargo:rustc-cfg=without_amx");
+        }
+        for name in HOOKED.iter().chain((!is_amx_sound).then_some(&AMX)) {
             println!("cargo:rustc-link-arg=-Wl,--wrap={name}");
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     ffi::{c_int, c_void},
-    ptr, slice,
+    slice,
 };
 
 use llama_cpp_4::model::params::LlamaModelParams;
@@ -72,12 +72,13 @@ extern "C" fn __wrap_llama_model_default_params() -> sys::llama_model_params {
     params
 }
 
-/// In place of `ggml_backend_amx_buffer_type()`: there is none. GCC 12 takes `ldtilecfg` to read eight of the 64 bytes that it
+/// In place of `ggml_backend_amx_buffer_type()`, where its code was compiled without `-fno-dse`: there is none. GCC 12 takes `ldtilecfg` to read eight of the 64 bytes that it
 /// reads, and leaves out the stores of the rest, the shapes of the tiles: the first use of a tile would end the process.
+#[cfg(without_amx)]
 #[expect(unsafe_code, reason = "ggml's own, of which the linker made this name")]
 #[unsafe(export_name = "__wrap__Z28ggml_backend_amx_buffer_typev")]
 extern "C" fn no_amx_buffer_type() -> *const c_void {
-    ptr::null()
+    std::ptr::null()
 }
 
 /// The product of two tensors as ggml's tiles make it, from eight columns on; false where they don't, so that ggml goes on to ask

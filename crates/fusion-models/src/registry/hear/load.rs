@@ -1,119 +1,28 @@
-//! Each message, noted. What follows from it is the scheduler's to decide.
+//! Models that are defined, loaded, and have come up.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use fusion_types::{Class, Error, ErrorCode, Result, Tenant, Timestamp, model::ModelId};
 use tokio::sync::oneshot;
 
-use super::{
-    Message, Registry, Reply, Undo,
-    entry::{Entry, Leaving},
-    message::Started,
-};
 use crate::{
-    Diagnostics, EvictionReason, LoadPlan, LoadReport, UnloadReport,
+    LoadPlan, LoadReport,
     catalog::{Definition, Origin},
-    engine::{End, Limiter, StartError, Stop},
+    engine::{Limiter, StartError},
     eviction::Room,
     gate::Gate,
     memory::{Learned, Need},
-    routing, scheduler,
+    registry::{Registry, Reply, Undo, entry::Entry, message::Started},
     scheduler::{
+        self,
         board::{Incarnation, Model, State, Waiter, WaiterId, Want, Weights},
-        replicas::replica_id,
     },
     tally::Tally,
 };
 
 impl Registry {
-    pub(super) fn hear(&mut self, message: Message) {
-        let now = Instant::now();
-        self.has_changed |= message.changes_catalog();
-        match message {
-            Message::Acquire {
-                waiter,
-                model,
-                tenant,
-                class,
-                likes,
-                deadline,
-                reply,
-            } => {
-                let model = self.board.route(&model, likes, now);
-                self.replies.insert(waiter, Reply::Slot(reply));
-                self.board.ask(Waiter {
-                    id: waiter,
-                    model,
-                    want: Want::Slot,
-                    tenant,
-                    class,
-                    since: now,
-                    deadline,
-                });
-            }
-            Message::Load {
-                waiter,
-                definition,
-                reply,
-            } => self.load(waiter, *definition, reply),
-            Message::LoadReplica {
-                waiter,
-                model,
-                number,
-                reply,
-            } => self.load_replica(waiter, replica_id(&model, number), reply, now),
-            Message::Plan {
-                definition,
-                need,
-                reply,
-            } => drop(reply.send(self.plan(&definition, need))),
-            Message::Unload {
-                model,
-                force,
-                reply,
-            } => self.unload(&model, force, reply),
-            Message::Forget { model, reply } => drop(reply.send(self.forget(&model))),
-            Message::Info { model, reply } => drop(reply.send(self.info(&model))),
-            Message::Diagnostics { reply } => drop(reply.send(self.diagnostics())),
-            Message::Found { definitions, reply } => {
-                self.take_found(definitions);
-                let _ = reply.send(());
-            }
-            Message::Withdraw { waiter } => {
-                self.board.withdraw(waiter);
-                self.replies.remove(&waiter);
-            }
-            // The gates were looked at already.
-            Message::Look => {}
-            Message::Failed { model, error } => self.note_error(&model, &error),
-            Message::Predicted { model, outcome } => self.predicted(&model, outcome, now),
-            Message::Started {
-                model,
-                incarnation,
-                outcome,
-            } => self.started(&model, incarnation, outcome, now),
-            Message::Measured {
-                model,
-                incarnation,
-                need,
-            } => {
-                self.board.measured(&model, incarnation, need.bytes);
-                self.note_need(&model, need);
-            }
-            Message::Machine { memory, held } => self.hear_of_machine(memory, held),
-            Message::Ended {
-                model,
-                incarnation,
-                end,
-            } => self.ended(&model, incarnation, &end, now),
-        }
-    }
-
     /// A definition joins the catalog, or takes the place of the one with its id.
-    pub(super) fn adopt(&mut self, definition: Definition, learned: Option<Learned>) {
+    pub(in crate::registry) fn adopt(&mut self, definition: Definition, learned: Option<Learned>) {
         let now = Instant::now();
         let id = definition.id.clone();
         let model = self
@@ -148,7 +57,7 @@ impl Registry {
         self.adopt_replicas(&id);
     }
 
-    fn load_replica(
+    pub(super) fn load_replica(
         &mut self,
         waiter: WaiterId,
         id: ModelId,
@@ -180,22 +89,7 @@ impl Registry {
         });
     }
 
-    /// What a process holds, as it was measured.
-    fn note_need(&mut self, id: &ModelId, need: Need) {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        entry.measured = Some(need.bytes);
-        if let Some(model) = self.board.models.get_mut(id) {
-            model.weights = (need.mapped > 0).then(|| Weights {
-                file: entry.definition.setup.path.as_path().into(),
-                bytes: need.mapped,
-            });
-        }
-        self.board.tell_siblings(id);
-    }
-
-    fn load(
+    pub(super) fn load(
         &mut self,
         waiter: WaiterId,
         definition: Definition,
@@ -242,7 +136,7 @@ impl Registry {
     }
 
     /// Whether the definition may have its id and its aliases.
-    fn check(&self, definition: &Definition) -> Result<()> {
+    pub(super) fn check(&self, definition: &Definition) -> Result<()> {
         if let Some(entry) = self.entries.get(&definition.id)
             && entry.definition.setup != definition.setup
         {
@@ -287,7 +181,7 @@ impl Registry {
         }
     }
 
-    fn plan(&self, definition: &Definition, need: Need) -> Result<LoadPlan> {
+    pub(super) fn plan(&self, definition: &Definition, need: Need) -> Result<LoadPlan> {
         self.check(definition)?;
         let runs = |state| matches!(state, State::Loading { .. } | State::Loaded { .. });
         let members = self.board.members(&definition.id);
@@ -339,142 +233,8 @@ impl Registry {
         })
     }
 
-    fn unload(&mut self, id: &ModelId, force: bool, reply: oneshot::Sender<Result<UnloadReport>>) {
-        if !self.board.models.contains_key(id) {
-            let _ = reply.send(Err(self.unknown(id)));
-            return;
-        }
-        let together = self.together(id);
-        let members: Vec<_> = self.board.members(id).map(|(id, _)| id.clone()).collect();
-        let waiting: Vec<_> = members
-            .iter()
-            .flat_map(|id| self.board.waiting_for(id).map(|waiter| waiter.id))
-            .collect();
-        if !force && (together.leases > 0 || !waiting.is_empty()) {
-            let message = format!(
-                "{} requests use the model {id}",
-                together.leases as usize + waiting.len()
-            );
-            let _ = reply.send(Err(Error::new(ErrorCode::ModelInUse, message)));
-            return;
-        }
-        let bytes = together.bytes;
-        if !together.is_resident {
-            let report = UnloadReport {
-                model_id: id.clone(),
-                freed_bytes: 0,
-                unload_time: Duration::ZERO,
-            };
-            let _ = reply.send(Ok(report));
-        } else if let Some(entry) = self.entries.get_mut(id) {
-            entry.leaving.push(Leaving {
-                reply,
-                since: Instant::now(),
-                bytes,
-            });
-        }
-        for waiter in waiting {
-            self.board.withdraw(waiter);
-            if let Some(reply) = self.replies.remove(&waiter) {
-                reply.refuse(Error::new(
-                    ErrorCode::EngineUnavailable,
-                    "the model was unloaded",
-                ));
-            }
-        }
-        for id in &members {
-            self.end_process(id, force);
-        }
-    }
-
-    fn end_process(&mut self, id: &ModelId, force: bool) {
-        let Some(model) = self.board.models.get_mut(id) else {
-            return;
-        };
-        model.is_wanted = false;
-        if !model.state.is_resident() {
-            return;
-        }
-        let bytes = model.state.bytes();
-        self.history.evicted(id, EvictionReason::Requested, bytes);
-        self.board.unload(id);
-        self.stop(id, if force { Stop::Force } else { Stop::Unload });
-    }
-
-    fn forget(&mut self, id: &ModelId) -> Result<()> {
-        let Some(entry) = self.entries.get(id) else {
-            return Err(self.unknown(id));
-        };
-        let is_down = |(id, model): (&ModelId, &Model)| {
-            model.state == State::Unloaded && self.board.waiting_for(id).next().is_none()
-        };
-        if !self.board.members(id).all(is_down) {
-            let message = format!("the model {id} is being loaded again");
-            return Err(Error::new(ErrorCode::ModelInUse, message));
-        }
-        if entry.definition.origin != Origin::Configured {
-            self.remove(id);
-        }
-        Ok(())
-    }
-
-    fn info(&self, id: &ModelId) -> Result<crate::ModelInfo> {
-        match (self.entries.get(id), self.board.models.get(id)) {
-            (Some(entry), Some(model)) => Ok(crate::ModelInfo {
-                last_eviction: self.history.last_of(id).cloned(),
-                plan: self.plan_of(entry, model),
-                replicas: self.replicas(id),
-                ..entry.info(model, &self.together(id))
-            }),
-            _ => Err(self.unknown(id)),
-        }
-    }
-
-    fn plan_of(&self, entry: &Entry, model: &Model) -> Option<LoadPlan> {
-        let bytes = model.predicted?;
-        let need = Need {
-            bytes,
-            estimate: entry.estimate.unwrap_or(bytes),
-            mapped: model.weights.as_ref().map_or(0, |weights| weights.bytes),
-        };
-        self.plan(&entry.definition, need).ok()
-    }
-
-    fn diagnostics(&self) -> Diagnostics {
-        Diagnostics {
-            uptime: self.started.elapsed(),
-            machine: None,
-            configured_bytes: self.services.config.budget_bytes,
-            budget_bytes: self.board.limits.budget_bytes,
-            charged_bytes: self.board.charged(),
-            free_bytes: self.board.free().bytes,
-            evictions: self.history.evictions(),
-            errors: self.history.errors(),
-        }
-    }
-
-    /// An error that counts against the model.
-    fn note_error(&mut self, id: &ModelId, message: &str) {
-        let first = self
-            .board
-            .models
-            .get(id)
-            .and_then(|model| model.replica_of.clone());
-        if let Some(model) = first.and_then(|first| self.entries.get_mut(&first)) {
-            model.note_error(message);
-        }
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.note_error(message);
-            self.history.failed(id, message);
-        }
-    }
-
-    fn unknown(&self, id: &ModelId) -> Error {
-        routing::not_found(id.as_str(), self.entries.keys().map(ModelId::as_str))
-    }
-
     /// The models folder as it is now: new models join, and those whose files went leave, unless something uses them.
-    fn take_found(&mut self, definitions: Vec<Definition>) {
+    pub(super) fn take_found(&mut self, definitions: Vec<Definition>) {
         let found: Vec<_> = definitions
             .iter()
             .map(|definition| definition.id.clone())
@@ -501,7 +261,7 @@ impl Registry {
         }
     }
 
-    fn predicted(&mut self, id: &ModelId, outcome: Result<Need>, now: Instant) {
+    pub(super) fn predicted(&mut self, id: &ModelId, outcome: Result<Need>, now: Instant) {
         match (&outcome, self.entries.get_mut(id)) {
             (Ok(need), Some(entry)) => entry.estimate = Some(need.estimate),
             (Err(error), _) => self.note_error(id, &error.message),
@@ -511,7 +271,7 @@ impl Registry {
             .predicted(id, outcome.map(|need| need.bytes), now);
     }
 
-    fn started(
+    pub(super) fn started(
         &mut self,
         id: &ModelId,
         incarnation: Incarnation,
@@ -553,46 +313,18 @@ impl Registry {
         }
     }
 
-    fn ended(&mut self, id: &ModelId, incarnation: Incarnation, end: &End, now: Instant) {
-        if end.crashed
-            && let Some(entry) = self.entries.get_mut(id)
-        {
-            entry.last_error = Some(end.error.message.clone());
-            self.history.failed(id, &end.error.message);
-        }
-        self.board.ended(id, incarnation, &end.error.message, now);
-        self.left(id);
-    }
-
-    /// The process is gone: whoever waited for that is told.
-    fn left(&mut self, id: &ModelId) {
+    /// What a process holds, as it was measured.
+    pub(super) fn note_need(&mut self, id: &ModelId, need: Need) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        entry.engine = None;
-        entry.gate.detach();
-        entry.evicted.clear();
-        let first = self.board.members(id).next().map(|(id, _)| id.clone());
-        self.remove_retired(id);
-        let id = &first.unwrap_or_else(|| id.clone());
-        if self.together(id).is_resident {
-            return;
+        entry.measured = Some(need.bytes);
+        if let Some(model) = self.board.models.get_mut(id) {
+            model.weights = (need.mapped > 0).then(|| Weights {
+                file: entry.definition.setup.path.as_path().into(),
+                bytes: need.mapped,
+            });
         }
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        for Leaving {
-            reply,
-            since,
-            bytes,
-        } in entry.leaving.drain(..)
-        {
-            let report = UnloadReport {
-                model_id: id.clone(),
-                freed_bytes: bytes,
-                unload_time: since.elapsed(),
-            };
-            let _ = reply.send(Ok(report));
-        }
+        self.board.tell_siblings(id);
     }
 }
