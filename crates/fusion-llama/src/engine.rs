@@ -153,7 +153,7 @@ impl Engine for Llama {
         );
         let mut estimate = model_file::estimate(&launch.model, tensors, &model, &context)?;
         estimate.weights_bytes += adapters.bytes;
-        estimate.compute_bytes += shape.stowed_bytes;
+        estimate.compute_bytes += shape.stowed_bytes(estimate.context_bytes);
         if let Some(draft) = draft_path(launch) {
             let (model, context) = (LlamaModelParams::default(), shape.draft_params());
             let own = model_file::estimate(&draft, draft_bytes(&draft)?, &model, &context)?;

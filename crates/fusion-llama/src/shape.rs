@@ -55,6 +55,9 @@ impl Kv {
     }
 }
 
+/// Bytes of a KV cache up to which idle prefixes leave it unless told otherwise.
+const SMALL_CACHE: u64 = 256 << 20;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kv: Kv,
@@ -65,8 +68,8 @@ pub(crate) struct Shape {
     /// For all slots.
     context_total: NonZeroU32,
     pub(crate) speculation: Speculation,
-    /// The option `prefix_cache_mb`: what idle slots held may take outside the KV cache; nothing without it.
-    pub(crate) stowed_bytes: u64,
+    /// The option `prefix_cache_mb`.
+    stowed_bytes: Option<u64>,
 }
 
 impl Shape {
@@ -114,8 +117,16 @@ impl Shape {
             device: Device::of(launch)?,
             context_total,
             speculation: Speculation::of(launch)?,
-            stowed_bytes: megabytes(launch, "prefix_cache_mb")?.unwrap_or(0),
+            stowed_bytes: megabytes(launch, "prefix_cache_mb")?,
         })
+    }
+
+    /// What idle slots held may take outside the KV cache, which has `cache_bytes`. A small model spends much of its time on the cells
+    /// of idle slots, so all of them may leave; beside a large one's weights they cost little, and much memory to keep twice.
+    pub(crate) fn stowed_bytes(self, cache_bytes: u64) -> u64 {
+        let gains = self.kv == Kv::Shared && self.slots > 1 && cache_bytes <= SMALL_CACHE;
+        self.stowed_bytes
+            .unwrap_or(if gains { cache_bytes } else { 0 })
     }
 
     /// Tokens, or cells of images, that are computed at once at most.

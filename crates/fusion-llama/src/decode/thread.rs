@@ -248,7 +248,7 @@ fn memory(context: &LlamaContext, shape: Shape) -> Memory {
         memory.context += entry.context as u64;
         memory.compute += entry.compute as u64;
     }
-    memory.stowed = shape.stowed_bytes;
+    memory.stowed = shape.stowed_bytes(memory.context);
     memory
 }
 

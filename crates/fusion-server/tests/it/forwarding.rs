@@ -138,7 +138,7 @@ async fn jobs_run_where_their_models_are() {
     let job =
         |model: &str| json!({ "operation": "chat", "model_id": model, "input": short(model) });
     let jobs: Vec<Value> = ["near", "far", "both"]
-        .repeat(6)
+        .repeat(2)
         .into_iter()
         .map(job)
         .collect();

@@ -52,6 +52,12 @@ pub(crate) fn owner() -> Owner {
     Owner("worker".to_owned())
 }
 
+/// All that a suite's jobs name.
+fn known_models() -> Vec<String> {
+    let numbered = (0..6).map(|number| format!("model-{number}"));
+    numbered.chain(["small".to_owned()]).collect()
+}
+
 /// A lease of zero has run out at once.
 pub(crate) async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> Vec<Claimed> {
     store
@@ -60,7 +66,7 @@ pub(crate) async fn claim(store: &dyn JobStore, limit: u32, lease: Duration) -> 
             limit,
             lease,
             held_models: Vec::new(),
-            known_models: vec!["small".to_owned()],
+            known_models: known_models(),
         })
         .await
         .unwrap()
