@@ -111,6 +111,7 @@ async fn a_server_without_the_model_passes_the_request_on_to_one_that_has_it() {
         })
     })
     .await;
+    // That it said so doesn't mean that this one has looked, which it does every five seconds.
     tokio::time::sleep(Duration::from_secs(6)).await;
     a.ask(path, &short("both")).await;
     assert_eq!(info(&a, "both").await["status"], "unloaded");

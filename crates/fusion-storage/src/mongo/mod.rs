@@ -3,6 +3,7 @@
 //! Writes are acknowledged by a majority and journalled, reads see what a majority has. Time is the server's own.
 
 mod blobs;
+mod deadline;
 pub(crate) mod documents;
 pub(crate) mod files;
 mod import;

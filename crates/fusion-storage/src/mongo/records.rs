@@ -15,7 +15,9 @@ use mongodb::{
 use serde_json::{Map, Value};
 
 use super::{
-    Mongo, all, from_stored, is_duplicate,
+    Mongo, all,
+    deadline::within,
+    from_stored, is_duplicate,
     schema::{RECORDS, WEBHOOKS},
     stored_time, to_stored,
     transaction::{Work, pause},
@@ -62,7 +64,7 @@ impl Records {
 #[async_trait]
 impl RecordStore for Records {
     async fn get(&self, namespace: &str, key: &str) -> Result<Option<Record>> {
-        Ok(get(&self.store, namespace, key).await?)
+        within(get(&self.store, namespace, key)).await
     }
 
     async fn list(
@@ -72,15 +74,14 @@ impl RecordStore for Records {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Record>> {
-        Ok(list(&self.store, namespace, prefix, after, limit).await?)
+        within(list(&self.store, namespace, prefix, after, limit)).await
     }
 
     async fn commit(&self, writes: Vec<RecordWrite>) -> Result<()> {
         match &writes[..] {
-            [one] => commit_one(&self.store, one).await?,
-            writes => self.store.transaction(&Commit { writes }).await?,
+            [one] => within(commit_one(&self.store, one)).await,
+            writes => within(self.store.transaction(&Commit { writes })).await,
         }
-        Ok(())
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64> {

@@ -28,10 +28,13 @@ use fusion_types::{
     page::Page,
     store::JobStore,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use self::wake::Wake;
-use super::Mongo;
+use super::{
+    Mongo,
+    deadline::{ANSWERS_WITHIN, within},
+};
 use crate::{
     Inputs,
     error::StoreError,
@@ -67,11 +70,11 @@ impl Jobs {
 #[async_trait]
 impl JobStore for Jobs {
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>> {
-        Ok(self.insert_all(jobs).await?)
+        within(self.insert_all(jobs)).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
-        Ok(self.claim_due(&claim).await?)
+        within(self.claim_due(&claim)).await
     }
 
     async fn renew(
@@ -80,59 +83,63 @@ impl JobStore for Jobs {
         lease: Duration,
         jobs: &[(JobId, Fence)],
     ) -> Result<Vec<Held>> {
-        Ok(self.renew_leases(owner, lease, jobs).await?)
+        within(self.renew_leases(owner, lease, jobs)).await
     }
 
     async fn write(&self, id: &JobId, fence: Fence, write: JobWrite) -> Result<Job> {
-        Ok(self.write_job(id, fence, write).await?)
+        within(self.write_job(id, fence, write)).await
     }
 
     async fn cancel(&self, tenant: &Tenant, id: &JobId) -> Result<Job> {
-        Ok(self.cancel_job(tenant, id).await?)
+        within(self.cancel_job(tenant, id)).await
     }
 
     async fn retry(&self, tenant: &Tenant, id: &JobId) -> Result<Job> {
-        Ok(self.retry_job(tenant, id).await?)
+        within(self.retry_job(tenant, id)).await
     }
 
     async fn cancel_group(&self, tenant: &Tenant, group: &str) -> Result<u64> {
-        Ok(self.cancel_all(tenant, group).await?)
+        within(self.cancel_all(tenant, group)).await
     }
 
     async fn get(&self, tenant: &Tenant, id: &JobId) -> Result<Option<Job>> {
-        Ok(match self.store.public_job(tenant, id).await? {
-            Some(row) => Some(self.store.with_result(row).await?),
-            None => None,
-        })
+        let job = async {
+            Ok(match self.store.public_job(tenant, id).await? {
+                Some(row) => Some(self.store.with_result(row).await?),
+                None => None,
+            })
+        };
+        within(job).await
     }
 
     async fn group(&self, tenant: &Tenant, group: &str) -> Result<JobCounts> {
-        Ok(list::group(&self.store, tenant, group).await?)
+        within(list::group(&self.store, tenant, group)).await
     }
 
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>> {
-        Ok(list::list(&self.store, query).await?)
+        within(list::list(&self.store, query)).await
     }
 
     async fn position(&self, id: &JobId) -> Result<Option<u64>> {
-        Ok(list::position(&self.store, id).await?)
+        within(list::position(&self.store, id)).await
     }
 
     async fn counts(&self) -> Result<JobCounts> {
-        Ok(list::counts(&self.store).await?)
+        within(list::counts(&self.store)).await
     }
 
     async fn changes(&self, after: Seq, limit: u32) -> Result<Vec<Change>> {
-        self.move_pending().await?;
-        Ok(log::after(&self.store, after, limit).await?)
+        within(self.move_pending()).await?;
+        within(log::after(&self.store, after, limit)).await
     }
 
     async fn wait_for_changes(&self, after: Seq, at_most: Duration) {
-        self.wait(after, at_most).await;
+        // What it can't find out in time, the caller looks for.
+        let _ = timeout(at_most + ANSWERS_WITHIN, self.wait(after, at_most)).await;
     }
 
     async fn head(&self) -> Result<Seq> {
-        Ok(log::head(&self.store).await?)
+        within(log::head(&self.store)).await
     }
 
     async fn wait_for_cancellation(&self, owner: &Owner) {
@@ -152,11 +159,11 @@ impl JobStore for Jobs {
 #[async_trait]
 impl Queue for Jobs {
     async fn due(&self, limit: u32) -> Result<Vec<Ready>> {
-        Ok(self.list_due(limit).await?)
+        within(self.list_due(limit)).await
     }
 
     async fn claim_of(&self, claim: &Claim, jobs: &[JobId]) -> Result<Vec<Claimed>> {
-        Ok(self.claim_these(claim, jobs).await?)
+        within(self.claim_these(claim, jobs)).await
     }
 }
 

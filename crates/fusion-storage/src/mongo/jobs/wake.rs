@@ -9,7 +9,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{super::schema::JOBS, Jobs, log};
+use super::{
+    super::{deadline::within, schema::JOBS},
+    Jobs, log,
+};
 use crate::kick::Kick;
 
 /// Between looks at what other servers did.
@@ -86,8 +89,9 @@ impl Jobs {
             // First, since who acts on a cancellation asks for the next while the job still carries the wish.
             let _ = time::timeout(LOOK_FOR_CANCELLATIONS_EVERY, kicks.hear()).await;
             let wanted = doc! { "owner": &owner.0, "cancel_wanted": true, "status": "processing" };
-            let found = self.store.collection(JOBS).find_one(wanted).await;
-            if let Ok(Some(_)) = found {
+            let jobs = self.store.collection(JOBS);
+            let found = within(async { Ok(jobs.find_one(wanted).await?) });
+            if let Ok(Some(_)) = found.await {
                 return;
             }
         }
