@@ -70,17 +70,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
 
     let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
     let listening = url(&listener)?;
-    let node = Node::new(
-        storage.records.clone(),
-        models.clone(),
-        owner.0.clone(),
-        config
-            .server
-            .advertise
-            .as_ref()
-            .unwrap_or(&listening)
-            .clone(),
-    )?;
+    let node = node(&config, &storage, &models, &owner, &listening)?;
     let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
     let everywhere: Arc<dyn ModelPlanner> = Arc::new(Everywhere {
         here: planner.clone(),
@@ -89,13 +79,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let guarded = Arc::new(guarded(&config)?);
     let inference = with_media(&config, &models, &planner, &guarded)?;
     let outgoing: Arc<dyn Outgoing> = guarded;
-    let files = Files::new(
-        storage.records.clone(),
-        storage.blobs.clone(),
-        FilesConfig {
-            ttl: config.files.ttl,
-        },
-    );
+    let files = files(&config, &storage);
     let rag = start_rag(&inference, &planner, &storage, &files);
     let workflows = Workflows::new(planner.clone(), rag.clone());
     let operations = LocalOperations::new(inference.clone(), everywhere.clone())
@@ -340,6 +324,26 @@ fn with_media(
     Ok(Arc::new(WithMedia::new(
         inner, planner, guarded, spool, limits,
     )))
+}
+
+/// This server among those that share the store.
+fn node(
+    config: &Config,
+    storage: &Storage,
+    models: &Models,
+    owner: &Owner,
+    listening: &str,
+) -> Result<Node> {
+    let url = config.server.advertise.as_deref().unwrap_or(listening);
+    let (records, id) = (storage.records.clone(), owner.0.clone());
+    Node::new(records, models.clone(), id, url.to_owned())
+}
+
+fn files(config: &Config, storage: &Storage) -> Files {
+    let settings = FilesConfig {
+        ttl: config.files.ttl,
+    };
+    Files::new(storage.records.clone(), storage.blobs.clone(), settings)
 }
 
 fn start_rag(

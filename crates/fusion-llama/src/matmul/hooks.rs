@@ -72,8 +72,9 @@ extern "C" fn __wrap_llama_model_default_params() -> sys::llama_model_params {
     params
 }
 
-/// In place of `ggml_backend_amx_buffer_type()`, where its code was compiled without `-fno-dse`: there is none. GCC 12 takes `ldtilecfg` to read eight of the 64 bytes that it
-/// reads, and leaves out the stores of the rest, the shapes of the tiles: the first use of a tile would end the process.
+/// In place of `ggml_backend_amx_buffer_type()`, where its code was compiled without `-fno-dse`: there is none. GCC 12 takes
+/// `ldtilecfg` to read eight of the 64 bytes that it reads, and leaves out the stores of the rest, the shapes of the tiles: the first
+/// use of a tile would end the process.
 #[cfg(without_amx)]
 #[expect(unsafe_code, reason = "ggml's own, of which the linker made this name")]
 #[unsafe(export_name = "__wrap__Z28ggml_backend_amx_buffer_typev")]

@@ -336,6 +336,23 @@ mod tests {
     }
 
     #[test]
+    fn an_advertised_url_and_a_rate_are_checked() {
+        for wrong in ["box:8000", "ftp://box", "http://box/v1", "httpx://box"] {
+            assert!(
+                read(&[("server.advertise", wrong)], &[], "").is_err(),
+                "{wrong}"
+            );
+        }
+        let file = "[limits]\nrequests_per_minute = 120\nburst = 5";
+        let config = read(&[("server.advertise", "http://box:8000/")], &[], file).unwrap();
+        assert_eq!(config.server.advertise.as_deref(), Some("http://box:8000"));
+        let rate = config.rate.unwrap();
+        assert_eq!((rate.interval, rate.burst), (Duration::from_millis(500), 5));
+        assert!(read(&[], &[], "").unwrap().rate.is_none());
+        assert!(read(&[], &[], "[limits]\nburst = 0").is_err());
+    }
+
+    #[test]
     fn a_public_address_needs_a_word() {
         assert!(read(&[("server.host", "0.0.0.0")], &[], "").is_err());
         assert!(

@@ -48,8 +48,10 @@ impl Server {
 
 fn advertise(reader: &mut Reader) -> Option<String> {
     let url = text(reader, "server.advertise")?;
-    let is_base = reqwest::Url::parse(&url).is_ok_and(|url| url.has_host() && url.path() == "/");
-    if !is_base || !url.starts_with("http") {
+    let is_base = reqwest::Url::parse(&url).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.has_host() && url.path() == "/"
+    });
+    if !is_base {
         let problem = "must be a URL without a path, such as http://192.168.1.4:8000";
         reader.problem("server.advertise", problem);
     }

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use super::Failure;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 
 /// The outermost layer around the routes.

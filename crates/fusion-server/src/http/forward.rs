@@ -15,14 +15,13 @@ use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Answer, App, answer::read_body};
+use super::{Answer, App, answer::read_body, context::REQUEST_ID, openai::stream::line};
 use crate::nodes::{Have, Peer};
 
 /// Set where a request comes from another server, which is then the last that passes it on.
 const FORWARDED_BY: HeaderName = HeaderName::from_static("x-fusion-forwarded-by");
 /// Which server answered.
 const NODE: HeaderName = HeaderName::from_static("x-fusion-node");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What of a request goes on to the other server.
 const PASSED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION];
@@ -169,7 +168,7 @@ fn passed_back(app: &App, peer: Peer, answer: reqwest::Response) -> Response {
     };
     let pieces = until_lost(answer.bytes_stream(), lost);
     let body = if is_stream {
-        let last = move |_| event(&ErrorBody::from(&gone(&peer)));
+        let last = move |_| line(&ErrorBody::from(&gone(&peer)));
         Body::from_stream(pieces.map(move |piece| Ok::<_, Infallible>(piece.unwrap_or_else(&last))))
     } else {
         Body::from_stream(pieces)
@@ -192,9 +191,4 @@ fn until_lost(
         let rest = piece.is_ok().then_some((pieces, lost));
         Some((piece, rest))
     })
-}
-
-fn event(error: &ErrorBody) -> Bytes {
-    let json = serde_json::to_string(error).unwrap_or_default();
-    format!("data: {json}\n\n").into()
 }

@@ -315,7 +315,7 @@ async fn every_line_is_answered_once_over_killed_servers() {
 async fn what_is_not_done_within_the_window_expires() {
     let home = Home::new()
         .fake("slow", "lm", &[("tokens", "20"), ("delay_ms", "20")])
-        .configure("[batches]\nwindow_seconds = 3");
+        .configured("[batches]\nwindow_seconds = 3");
     let server = home.start().await;
     let client = server.client();
     let id = submit(&client, CHAT, chats("slow", 500)).await;

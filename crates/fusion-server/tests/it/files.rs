@@ -78,7 +78,7 @@ fn kept(home: &Home) -> usize {
 
 #[tokio::test]
 async fn what_is_no_file_of_ours_is_refused_and_not_kept() {
-    let home = Home::new().configure("[server]\nmax_upload_mb = 1");
+    let home = Home::new().configured("[server]\nmax_upload_mb = 1");
     let server = home.start().await;
     let client = server.client();
     let part = |bytes: usize| Part::text("x".repeat(bytes)).file_name("a");

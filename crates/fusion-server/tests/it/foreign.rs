@@ -26,7 +26,7 @@ fn home() -> Option<Home> {
     for model in ["speaks", "embeds"] {
         fs::write(home.models_dir().join(model), "not a real model").unwrap();
     }
-    Some(home.configure(&format!(
+    Some(home.configured(&format!(
         "[[engine]]\nname = \"odd\"\nhealth = \"/well\"\nmodel_name = \"name-of-{{model}}\"\n\
          command = [\"python3\", \"{script}\", \"{{model}}\", \"{{port}}\", \"{{option:good_for}}\"]\n\
          environment = {{ NAMED = \"yes\" }}\n\
@@ -225,7 +225,7 @@ async fn llama_cpp_s_own_server_is_an_engine() {
     };
     let model = "SmolLM2-135M-Instruct-Q4_1";
     let program = program.display();
-    let home = home.configure(&format!(
+    let home = home.configured(&format!(
         "[[engine]]\nname = \"llama-server\"\n\
          command = [\"{program}\", \"--model\", \"{{model}}\", \"--port\", \"{{port}}\", \"--parallel\", \"{{slots}}\", \
          \"--ctx-size\", \"{{context_total}}\", \"--device\", \"none\"]\n\

@@ -1,12 +1,15 @@
 //! `fusiond migrate`, as it is called: one server's jobs go on at another, on MongoDB.
 
-use std::{process::Output, time::Duration};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use fusion_types::Timestamp;
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::{process::Command, time::sleep};
+use tokio::{process::Command, time::timeout};
 
 use crate::{
     databases,
@@ -17,19 +20,23 @@ const JOBS: usize = 100;
 
 /// The move, which may be killed before it is done.
 async fn migrate(home: &Home, uri: &str, killed_after: Option<Duration>) -> Option<Output> {
-    let command = Command::new(env!("CARGO_BIN_EXE_fusiond"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fusiond"))
         .args(["migrate", "--json", "--mongo-db", "fusiond_migrate"])
         .args(["--mongo-uri", uri, "--data-dir"])
         .arg(home.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let Some(after) = killed_after else {
-        return Some(command.await.unwrap());
-    };
-    tokio::select! {
-        output = command => Some(output.unwrap()),
-        () = sleep(after) => None,
+        .spawn()
+        .unwrap();
+    if let Some(after) = killed_after
+        && timeout(after, child.wait()).await.is_err()
+    {
+        // Until it is gone, the folder is in use.
+        child.kill().await.unwrap();
+        return None;
     }
+    Some(child.wait_with_output().await.unwrap())
 }
 
 fn error(output: &Output) -> Value {

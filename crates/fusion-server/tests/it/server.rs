@@ -101,13 +101,6 @@ impl Home {
         self
     }
 
-    /// Adds to the configuration file.
-    pub(crate) fn configure(mut self, toml: &str) -> Self {
-        self.config.push_str(toml);
-        self.config.push('\n');
-        self
-    }
-
     pub(crate) fn environment(mut self, name: &str, value: &Path) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self

@@ -1,10 +1,10 @@
 //! The mark of a store that moves in, and its records. No server starts on half a store.
 
 use fusion_types::{Error, ErrorCode};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 
 use super::{
-    Mongo,
+    Mongo, is_duplicate,
     schema::{BLOBS, CHANGES, COLLECTIONS, CONTROL, FILES, JOBS, RECORDS, WEBHOOKS},
 };
 use crate::{error::StoreError, migrate::moved::MovedRecord};
@@ -63,6 +63,26 @@ impl Mongo {
         let message =
             "a store was moved into this database but not to the end; run `fusiond migrate` again";
         Err(Error::new(ErrorCode::StoreUnavailable, message).into())
+    }
+
+    /// What is there already stays: the server may still be at what a killed move asked for.
+    pub(super) async fn insert_missing(
+        &self,
+        name: &str,
+        documents: Vec<Document>,
+    ) -> Result<(), StoreError> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let inserted = self
+            .collection(name)
+            .insert_many(documents)
+            .ordered(false)
+            .await;
+        match inserted {
+            Err(error) if !is_duplicate(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) async fn take_records(&self, records: &[MovedRecord]) -> Result<(), StoreError> {

@@ -210,12 +210,13 @@ where
     Ok(cursor.try_collect().await?)
 }
 
+const DUPLICATE_KEY: i32 = 11_000;
+
 fn is_duplicate(error: &mongodb::error::Error) -> bool {
-    const DUPLICATE_KEY: i32 = 11_000;
     error_code(error) == Some(DUPLICATE_KEY)
 }
 
-/// The server's number for what went wrong.
+/// The server's number for what went wrong: for the first thing that isn't a duplicate, where several did.
 fn error_code(error: &mongodb::error::Error) -> Option<i32> {
     use mongodb::error::{ErrorKind, WriteFailure};
     match &*error.kind {
@@ -227,7 +228,7 @@ fn error_code(error: &mongodb::error::Error) -> Option<i32> {
             .iter()
             .flatten()
             .map(|error| error.code)
-            .next(),
+            .reduce(|first, code| if first == DUPLICATE_KEY { code } else { first }),
         _ => None,
     }
 }

@@ -10,6 +10,6 @@ pub(crate) mod embeddings;
 pub(crate) mod files;
 pub(crate) mod models;
 pub(crate) mod rerank;
-mod stream;
+pub(crate) mod stream;
 
 pub(crate) use dialect::OpenAi;

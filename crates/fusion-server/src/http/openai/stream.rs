@@ -152,7 +152,8 @@ impl<C: Chunks> Writer<C> {
     }
 }
 
-fn line(value: &impl Serialize) -> Bytes {
+/// An event.
+pub(crate) fn line(value: &impl Serialize) -> Bytes {
     let mut text = b"data: ".to_vec();
     // Writing plain data to memory can't fail.
     let _ = serde_json::to_writer(&mut text, value);

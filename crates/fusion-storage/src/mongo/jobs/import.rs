@@ -41,10 +41,7 @@ impl Mongo {
                 documents.push(row::moved(self, job).await?);
             }
         }
-        if !documents.is_empty() {
-            self.collection(JOBS).insert_many(documents).await?;
-        }
-        Ok(())
+        self.insert_missing(JOBS, documents).await
     }
 
     /// The change that was taken over last; 0 before the first.
@@ -69,10 +66,7 @@ impl Mongo {
                 log::logged(change.seq.0, &entry, &fixed)
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        if !documents.is_empty() {
-            self.collection(CHANGES).insert_many(documents).await?;
-        }
-        Ok(())
+        self.insert_missing(CHANGES, documents).await
     }
 
     /// Numbers up to this one are never given again.
