@@ -15,8 +15,8 @@ use super::{Parts, SyncEvent, changes::wait_for_changes, live::Attempt, operatio
 
 /// Changes read at once.
 const BATCH: u32 = 200;
-/// An attempt that begins without a change of this job between two looks is found at the next one.
-const TICK: Duration = Duration::from_secs(1);
+/// Between looks at a log in which nothing happens.
+const TICK: Duration = Duration::from_secs(30);
 
 /// What a follower is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -119,22 +119,28 @@ impl Follower {
     }
 
     async fn wait(&mut self) {
+        let parts = Arc::clone(&self.parts);
+        // The log tells of an attempt before it runs: one that begins after the look below is waited for.
+        let begun = parts.live.begun();
         if self.watched.is_none() {
-            self.watched = self
-                .parts
+            self.watched = parts
                 .live
                 .of(&self.id)
                 .filter(|attempt| attempt.number > self.last_attempt)
                 .map(Watched::new);
             self.tell_output();
         }
-        let (store, cursor) = (Arc::clone(&self.parts.store), self.cursor);
+        let changes = wait_for_changes(&*parts.store, self.cursor, TICK);
         let Some(watched) = &mut self.watched else {
-            return wait_for_changes(&*store, cursor, TICK).await;
+            tokio::select! {
+                () = begun => {}
+                () = changes => {}
+            }
+            return;
         };
         let has_ended = tokio::select! {
             changed = watched.output.changed() => changed.is_err(),
-            () = wait_for_changes(&*store, cursor, TICK) => false,
+            () = changes => false,
         };
         self.tell_output();
         if has_ended && let Some(ended) = self.watched.take() {

@@ -7,13 +7,14 @@ use std::{
 };
 
 use fusion_types::id::JobId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::operation::Partial;
 
 #[derive(Clone, Default)]
 pub(super) struct Live {
     attempts: Arc<Mutex<HashMap<JobId, Attempt>>>,
+    begun: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -33,6 +34,7 @@ impl Live {
     pub(super) fn show(&self, id: &JobId, attempt: Attempt) -> Shown {
         let number = attempt.number;
         self.attempts().insert(id.clone(), attempt);
+        self.begun.notify_waiters();
         Shown {
             live: self.clone(),
             id: id.clone(),
@@ -42,6 +44,11 @@ impl Live {
 
     pub(super) fn of(&self, id: &JobId) -> Option<Attempt> {
         self.attempts().get(id).cloned()
+    }
+
+    /// Resolves at the next attempt of any job that begins after this call, also where it is awaited later.
+    pub(super) fn begun(&self) -> Notified<'_> {
+        self.begun.notified()
     }
 
     fn attempts(&self) -> MutexGuard<'_, HashMap<JobId, Attempt>> {
