@@ -259,11 +259,7 @@ impl ModelPlanner for Models {
 
     fn choose(&self, model: &ModelRef, needs: &Needs) -> Result<Choice> {
         let route = self.view().choose(model, needs)?;
-        let reason = route.reason.unwrap_or_else(|| "named".to_owned());
-        Ok(Choice {
-            model: route.model,
-            reason,
-        })
+        Ok(route.choice(&self.cards()))
     }
 
     fn estimate(&self, model: &ModelId, _work: &WorkSize) -> WorkEstimate {

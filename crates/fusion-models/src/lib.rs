@@ -37,3 +37,4 @@ pub use report::{
     ModelInfo, ModelQueue, ModelStats, Percentiles, QueueStats, RecentError, ReplicaInfo,
     UnloadReport,
 };
+pub use routing::choose_among;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fusion_types::{
     Error, ErrorCode, Result,
-    inference::Needs,
+    inference::{Choice, Needs},
     model::{Capability, ModelCard, ModelId, ModelStatus, ModelType},
     model_ref::ModelRef,
 };
@@ -51,6 +51,34 @@ pub(crate) struct Models<'a> {
 pub(crate) struct Route {
     pub(crate) model: ModelId,
     pub(crate) reason: Option<String>,
+}
+
+impl Route {
+    pub(crate) fn choice(self, cards: &[ModelCard]) -> Choice {
+        let card = cards.iter().find(|card| card.id == self.model);
+        Choice {
+            context_length: card.and_then(|card| card.context_length),
+            model: self.model,
+            reason: self.reason.unwrap_or_else(|| "named".to_owned()),
+        }
+    }
+}
+
+/// The model that a server with these would choose.
+///
+/// # Errors
+/// As [`fusion_types::inference::ModelPlanner::choose`].
+pub fn choose_among(cards: &[ModelCard], reference: &ModelRef, needs: &Needs) -> Result<Choice> {
+    let loaded = cards
+        .iter()
+        .filter(|card| card.status == ModelStatus::Loaded);
+    let loaded: Vec<_> = loaded.map(|card| card.id.clone()).collect();
+    let models = Models {
+        cards,
+        loaded: &loaded,
+        budget_bytes: u64::MAX,
+    };
+    Ok(choose(&models, reference, needs)?.choice(cards))
 }
 
 /// 1. An exact id, then an alias, then a default name.

@@ -35,7 +35,7 @@ use crate::{
     leader::Candidate,
     media::{MediaLimits, Spool, WithMedia},
     memory,
-    nodes::{Everywhere, Node},
+    nodes::{Anywhere, Everywhere, Node},
     outgoing::{Allow, Guarded},
     payload_key, secret,
     state::{App, Limits},
@@ -71,23 +71,19 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let owner = Owner(format!("{}-{}", std::process::id(), RequestId::generate()));
     let listening = url(&listener)?;
     let node = node(&config, &storage, &models, &owner, &listening)?;
-    let planner: Arc<dyn ModelPlanner> = Arc::new(models.clone());
-    let everywhere: Arc<dyn ModelPlanner> = Arc::new(Everywhere {
-        here: planner.clone(),
-        node: node.clone(),
-    });
     let guarded = Arc::new(guarded(&config)?);
-    let inference = with_media(&config, &models, &planner, &guarded)?;
+    let here = with_media(&config, &models, &guarded)?;
+    let (inference, planner) = anywhere(&here, &models, &node, &storage);
     let outgoing: Arc<dyn Outgoing> = guarded;
     let files = files(&config, &storage);
     let rag = start_rag(&inference, &planner, &storage, &files);
     let workflows = Workflows::new(planner.clone(), rag.clone());
-    let operations = LocalOperations::new(inference.clone(), everywhere.clone())
+    let operations = LocalOperations::new(inference.clone(), planner.clone())
         .with_workflows(workflows.clone())
         .with_rag(rag.clone());
     let jobs = Jobs::new(
         storage.jobs.clone(),
-        everywhere,
+        planner,
         outgoing.clone(),
         Arc::new(operations),
         jobs_config(&config)?,
@@ -119,6 +115,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let app = App {
         models,
         inference,
+        here,
         rag,
         workflows,
         jobs,
@@ -307,7 +304,6 @@ fn guarded(config: &Config) -> Result<Guarded> {
 fn with_media(
     config: &Config,
     models: &Models,
-    planner: &Arc<dyn ModelPlanner>,
     guarded: &Arc<Guarded>,
 ) -> Result<Arc<dyn Inference>> {
     let spool = Spool::open(&config.data_dir.join("spool")).map_err(|error| {
@@ -319,11 +315,33 @@ fn with_media(
         request: config.server.max_upload,
         fetch: config.media.fetch,
     };
-    let inner = Arc::new(models.clone());
-    let (planner, guarded) = (planner.clone(), guarded.clone());
+    let models = Arc::new(models.clone());
+    let (planner, guarded) = (models.clone(), guarded.clone());
     Ok(Arc::new(WithMedia::new(
-        inner, planner, guarded, spool, limits,
+        models, planner, guarded, spool, limits,
     )))
+}
+
+/// The models of all servers that share the store.
+fn anywhere(
+    here: &Arc<dyn Inference>,
+    models: &Models,
+    node: &Node,
+    storage: &Storage,
+) -> (Arc<dyn Inference>, Arc<dyn ModelPlanner>) {
+    let (inference, planner) = (here.clone(), Arc::new(models.clone()));
+    if !storage.is_shared() {
+        return (inference, planner);
+    }
+    let anywhere = Anywhere {
+        here: inference,
+        node: node.clone(),
+    };
+    let everywhere = Everywhere {
+        here: planner,
+        node: node.clone(),
+    };
+    (Arc::new(anywhere), Arc::new(everywhere))
 }
 
 /// This server among those that share the store.

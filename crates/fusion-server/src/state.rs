@@ -19,6 +19,8 @@ use crate::{config::Features, nodes::Node};
 pub(crate) struct App {
     pub(crate) models: Models,
     pub(crate) inference: Arc<dyn Inference>,
+    /// The models of this server alone.
+    pub(crate) here: Arc<dyn Inference>,
     pub(crate) rag: Rag,
     pub(crate) workflows: Workflows,
     pub(crate) jobs: Jobs,

@@ -196,7 +196,8 @@ fn fully() -> f32 {
 }
 
 /// What a generation says, in order: deltas, then one finish, then one usage.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ChatEvent {
     Delta(Delta),
     Finish(FinishReason),

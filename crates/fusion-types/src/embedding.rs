@@ -68,7 +68,7 @@ impl From<Given> for EmbedInput {
 }
 
 /// Vectors of one model, row by row in one flat array.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vectors {
     /// Length of one row.
     pub dimension: usize,

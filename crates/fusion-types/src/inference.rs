@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Call, Error, ErrorCode, Result,
@@ -58,13 +59,13 @@ pub struct Generation {
     pub events: BoxStream<'static, Result<ChatEvent>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Embedded {
     pub model: ModelId,
     pub vectors: Vectors,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reranked {
     pub model: ModelId,
     pub scores: Scores,
@@ -97,6 +98,8 @@ pub struct Needs {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     pub model: ModelId,
+    /// Tokens that it reads, where that is known.
+    pub context_length: Option<u32>,
     /// One line for people, such as `auto: loaded, least busy of 2`.
     pub reason: String,
 }

@@ -29,9 +29,8 @@ fn tiny() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<TempDir>> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
         let folder = TempDir::new().unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/tiny_multimodal.py");
         let made = Command::new("python3")
-            .arg(script)
+            .arg("../../scripts/tiny_multimodal.py")
             .arg(folder.path())
             .status();
         match made {

@@ -77,11 +77,9 @@ impl Inner {
     }
 
     pub(super) fn context_length(&self, model: &ModelId) -> Option<u32> {
-        self.planner
-            .models()
-            .iter()
-            .find(|card| card.id == *model)?
-            .context_length
+        let reference = ModelRef::Named(model.to_string());
+        let choice = self.planner.choose(&reference, &Needs::default());
+        choice.ok()?.context_length
     }
 
     /// The model, loaded and asked for what kind of vectors it makes now, since its files may have changed.

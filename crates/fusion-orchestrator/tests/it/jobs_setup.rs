@@ -182,6 +182,7 @@ impl ModelPlanner for Planner {
         }
         Ok(Choice {
             model: ModelId::new(id),
+            context_length: None,
             reason: "named".to_owned(),
         })
     }

@@ -13,7 +13,7 @@ use axum::{
 };
 use fusion_types::{Error, ErrorCode};
 
-use super::{App, Failure, forward};
+use super::{App, Failure};
 
 /// Where a connection comes from.
 #[derive(Clone, Copy)]
@@ -28,10 +28,6 @@ pub(super) async fn limit(
     let Some(rate) = app.limits.rate else {
         return next.run(request).await;
     };
-    // The server that passes a request on has counted it.
-    if forward::is_from_peer(&app, request.headers()) {
-        return next.run(request).await;
-    }
     match app.storage.admit(&name(address), rate).await {
         Ok(()) => next.run(request).await,
         Err(wait) => {

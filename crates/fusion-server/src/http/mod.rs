@@ -4,9 +4,9 @@ mod answer;
 mod context;
 mod diagnostics;
 mod events;
-mod forward;
 mod fusion;
 mod health;
+mod inference;
 mod lanes;
 mod limit;
 mod listen;
@@ -30,7 +30,7 @@ use axum::{
 };
 use tower::layer::layer_fn;
 
-use crate::{config::Features, state::App};
+use crate::{config::Features, nodes::wire, state::App};
 use answer::{Answer, Failure, JsonBody, PathParams, QueryParams};
 use context::{Caller, Observed};
 pub(crate) use lanes::Lanes;
@@ -44,8 +44,7 @@ pub(crate) fn router(app: App) -> Router {
     let app = Arc::new(app);
     let routes = Router::new()
         .merge(openai())
-        .merge(for_models(&app))
-        .merge(feature(fusion, "/api/fusion", fusion_routes(&app)))
+        .merge(feature(fusion, "/api/fusion", fusion_routes()))
         .merge(feature(rag, "/api/rag", rag_routes()))
         .merge(feature(mcp, "/api/mcp", mcp_routes()))
         .merge(feature(
@@ -55,6 +54,7 @@ pub(crate) fn router(app: App) -> Router {
         ));
     Router::new()
         .merge(operations())
+        .nest(wire::PATH, for_other_servers())
         .merge(limited(&app, routes))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -94,26 +94,22 @@ fn operations() -> Router<Arc<App>> {
         .route("/internal/{*rest}", any(not_built))
 }
 
-/// Another server may have the model.
-fn for_models(app: &Arc<App>) -> Router<Arc<App>> {
-    let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completions::create))
-        .route("/v1/embeddings", post(embeddings::create))
-        .route("/v1/rerank", post(rerank::create));
-    forwarded(app, routes)
-}
-
-fn forwarded(app: &Arc<App>, routes: Router<Arc<App>>) -> Router<Arc<App>> {
-    if app.storage.is_shared() {
-        routes.route_layer(from_fn_with_state(Arc::clone(app), forward::forward))
-    } else {
-        routes
-    }
+/// Models of this server, run for those that share its store.
+fn for_other_servers() -> Router<Arc<App>> {
+    Router::new()
+        .route("/chat", post(inference::chat))
+        .route("/complete", post(inference::complete))
+        .route("/embed", post(inference::embed))
+        .route("/rerank", post(inference::rerank))
+        .route("/tokenize", post(inference::tokenize))
 }
 
 fn openai() -> Router<Arc<App>> {
     Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(rerank::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/pull", post(not_built))
@@ -142,9 +138,9 @@ fn openai() -> Router<Arc<App>> {
         .route("/api/version", get(not_built))
 }
 
-fn fusion_routes(app: &Arc<App>) -> Router<Arc<App>> {
-    let orchestrate = Router::new().route("/orchestrate", post(fusion::orchestrate));
-    forwarded(app, orchestrate)
+fn fusion_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/orchestrate", post(fusion::orchestrate))
         .route("/workflows", get(fusion::list))
         .route("/workflows/{id}", get(fusion::get).delete(not_built))
         .route("/capabilities", get(fusion::capabilities))

@@ -2,8 +2,10 @@
 //!
 //! One whose record stands still for long enough, by the steady clock of who looks, is gone. No two clocks are ever compared.
 
+mod inference;
 mod peers;
 mod planner;
+pub(crate) mod wire;
 
 use std::{
     collections::HashMap,
@@ -14,8 +16,9 @@ use std::{
 use fusion_models::Models;
 use fusion_types::{
     Error, Result, Timestamp,
-    inference::ModelPlanner,
-    model::{ModelCard, ModelStatus},
+    inference::{Choice, Needs},
+    model::ModelStatus,
+    model_ref::ModelRef,
     record::{Record, RecordWrite},
     store::RecordStore,
 };
@@ -24,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use inference::Anywhere;
 pub(crate) use peers::{Have, Peer};
 pub(crate) use planner::Everywhere;
 
@@ -89,11 +93,6 @@ impl Node {
         })
     }
 
-    /// For requests to the others.
-    pub(crate) fn http(&self) -> &Client {
-        &self.http
-    }
-
     /// Until the token is cancelled; then it is gone at once.
     pub(crate) async fn run(self, token: CancellationToken) {
         while !token.is_cancelled() {
@@ -113,7 +112,9 @@ impl Node {
 
     async fn say(&self) -> Result<()> {
         let cards = self.models.cards();
-        let loaded = || cards.iter().filter(|card| is_loaded(card));
+        let loaded = cards
+            .iter()
+            .filter(|card| card.status == ModelStatus::Loaded);
         let value = json!({
             "node_id": self.id,
             "url": self.url,
@@ -122,9 +123,8 @@ impl Node {
             "started_at": self.started_at,
             "seen_at": Timestamp::now(),
             "token": self.token,
-            "models": loaded().map(|card| &card.id).collect::<Vec<_>>(),
-            "held": loaded().flat_map(names).collect::<Vec<_>>(),
-            "names": self.models.names(),
+            "models": loaded.map(|card| &card.id).collect::<Vec<_>>(),
+            "cards": cards,
         });
         let until = Timestamp::now().plus(FORGOTTEN_AFTER);
         let write = RecordWrite::put(NAMESPACE, &self.id, value).expiring(until);
@@ -168,6 +168,7 @@ impl Node {
             let mut node = record.value;
             if let Some(fields) = node.as_object_mut() {
                 fields.remove("token");
+                fields.remove("cards");
             }
             node["is_this"] = (record.key == self.id).into();
             let is_peer = peers.iter().any(|peer| peer.id == record.key);
@@ -177,40 +178,41 @@ impl Node {
         Ok(nodes.collect())
     }
 
-    pub(crate) fn has_peers(&self) -> bool {
+    fn has_peers(&self) -> bool {
         !self.peers.borrow().is_empty()
     }
 
     /// What this server sends with requests to others.
-    pub(crate) fn sign(&self) -> String {
-        peers::sign(&self.id, &self.token)
+    fn sign(&self) -> String {
+        format!("{} {}", self.id, self.token)
     }
 
-    pub(crate) fn is_peers_sign(&self, sign: &str) -> bool {
-        self.peers.borrow().iter().any(|peer| peer.sign() == sign)
+    /// Whether this is sent by a server that shares this one's store: one that isn't known yet is looked up there.
+    pub(crate) async fn sent(&self, sign: &str) -> Result<bool> {
+        let Some((id, token)) = sign.split_once(' ') else {
+            return Ok(false);
+        };
+        if self.peers.borrow().iter().any(|peer| peer.sent(id, token)) {
+            return Ok(true);
+        }
+        let record = self.records.get(NAMESPACE, id).await?;
+        Ok(record.is_some_and(|record| record.value["token"] == token))
     }
 
-    fn is_known_elsewhere(&self, name: &str) -> bool {
-        self.peers.borrow().iter().any(|peer| peer.knows(name))
+    /// What a server that isn't this one would choose: `None` where none knows such a model.
+    fn choose_elsewhere(&self, model: &ModelRef, needs: &Needs) -> Option<Result<Choice>> {
+        peers::choose(&self.peers.borrow(), model, needs)
     }
 
     /// What this server has of a model that a request names.
-    pub(crate) fn have(&self, name: &str) -> Have {
-        let cards = self.models.cards();
-        match cards.iter().find(|card| names(card).any(|own| own == name)) {
-            Some(card) if card.status == ModelStatus::Failed => Have::Nothing,
-            Some(card) if card.status == ModelStatus::Unloaded => Have::Known,
-            Some(_) => Have::Loaded,
-            // A choice among the models here.
-            None if self.models.names().iter().any(|own| own == name) => Have::Loaded,
-            None => Have::Nothing,
-        }
+    fn have(&self, model: &ModelRef) -> Have {
+        peers::have(&self.models.cards(), model)
     }
 
-    /// The server that answers a request for these models better than this one would.
-    pub(crate) fn better_for(&self, names: &[&str]) -> Option<Peer> {
+    /// The server that answers a request for this model better than this one would.
+    fn better_for(&self, model: &ModelRef) -> Option<Peer> {
         let peers = Arc::clone(&self.peers.borrow());
-        peers::better(&peers, names, |name| self.have(name))
+        peers::better(&peers, model, self.have(model))
     }
 
     /// Once the other server is there no more.
@@ -221,12 +223,4 @@ impl Node {
             .wait_for(|peers| peers.iter().all(|peer| peer.id != id))
             .await;
     }
-}
-
-fn is_loaded(card: &ModelCard) -> bool {
-    card.status == ModelStatus::Loaded
-}
-
-fn names(card: &ModelCard) -> impl Iterator<Item = &str> {
-    std::iter::once(card.id.as_str()).chain(card.aliases.iter().map(String::as_str))
 }

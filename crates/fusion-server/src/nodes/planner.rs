@@ -1,4 +1,4 @@
-//! Which model a job would get, be it at another server.
+//! Which model a request would get, be it at another server.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use fusion_types::{
 
 use super::Node;
 
-/// A job for a model that only another server has is taken in here, and runs there.
+/// What only another server has can be chosen, too.
 pub(crate) struct Everywhere {
     pub(crate) here: Arc<dyn ModelPlanner>,
     pub(crate) node: Node,
@@ -22,7 +22,7 @@ impl ModelPlanner for Everywhere {
         self.here.models()
     }
 
-    /// Of the models here: nothing else can run here.
+    /// Of the models here: a job that names another is left to a server that has it.
     fn names(&self) -> Vec<String> {
         self.here.names()
     }
@@ -32,14 +32,8 @@ impl ModelPlanner for Everywhere {
         let is_unknown = chosen
             .as_ref()
             .is_err_and(|error| error.code == ErrorCode::ModelNotFound);
-        let name = model.to_string();
-        if is_unknown && self.node.is_known_elsewhere(&name) {
-            return Ok(Choice {
-                model: ModelId::new(&name),
-                reason: "at another server".to_owned(),
-            });
-        }
-        chosen
+        let elsewhere = is_unknown.then(|| self.node.choose_elsewhere(model, needs));
+        elsewhere.flatten().unwrap_or(chosen)
     }
 
     fn estimate(&self, model: &ModelId, work: &WorkSize) -> WorkEstimate {

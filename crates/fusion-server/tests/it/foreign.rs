@@ -21,7 +21,8 @@ fn home() -> Option<Home> {
         println!("SKIPPED: there is no python3");
         return None;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/foreign_engine.py");
+    let script = fs::canonicalize("tests/it/foreign_engine.py").unwrap();
+    let script = script.display();
     let home = Home::new();
     for model in ["speaks", "embeds"] {
         fs::write(home.models_dir().join(model), "not a real model").unwrap();

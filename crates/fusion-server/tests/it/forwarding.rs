@@ -13,7 +13,7 @@ use crate::{
     server::{DEADLINE, Home, Server, until},
 };
 
-/// `a` has the models `near` and `both`, `b` has `far` and `both`.
+/// `a` has the models `near` and `both`, `b` has `far`, `both` and the embeddings of `vectors`.
 struct Pair {
     a: Server,
     b: Server,
@@ -31,9 +31,9 @@ impl Pair {
     async fn start_with(configured: &str) -> Option<Self> {
         let mongo = databases::mongo()?;
         let database = format!("fusiond_forwarding_{}", rand::random::<u64>());
-        let homes = ["near", "far"].map(|own| {
-            Home::new()
-                .fake(own, "lm", &[("tokens", "40"), ("delay_ms", "20")])
+        let b_home = Home::new().fake("vectors", "embeddings", &[]);
+        let homes = [("near", Home::new()), ("far", b_home)].map(|(own, home)| {
+            home.fake(own, "lm", &[("tokens", "40"), ("delay_ms", "20")])
                 .fake("both", "lm", &[("tokens", "2")])
                 .configured(configured)
                 .argument("mongo-uri", &mongo.uri)
@@ -82,7 +82,8 @@ async fn a_server_without_the_model_passes_the_request_on_to_one_that_has_it() {
     let request = a.http().post(a.url(path)).json(&chat("far", "hi", false));
     let answer = request.header("x-request-id", "mine").send().await.unwrap();
     let headers = answer.headers().clone();
-    assert_eq!(headers["x-fusion-node"], b_id.as_str().unwrap());
+    let place = format!("at {}", b_id.as_str().unwrap());
+    assert_eq!(headers["x-fusion-route"], place);
     assert_eq!(headers["x-fusion-model"], "far");
     assert_eq!(headers["x-request-id"], "mine");
     assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
@@ -158,6 +159,51 @@ async fn jobs_run_where_their_models_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_on_several_models_runs_each_where_it_is() {
+    let Some(pair) = Pair::start().await else {
+        return;
+    };
+    let job = json!({
+        "operation": "rag_ingest",
+        "input": { "collection": "facts", "documents": [
+            { "filename": "sea", "text": "The blue whale is the largest animal." },
+            { "filename": "sky", "text": "The sun is a star." },
+        ] },
+    });
+    let clients = [pair.a.client(), pair.b.client()];
+    let submitted = clients[0].ask("/api/mcp/jobs", &job).await;
+    let id = submitted["job_id"].as_str().unwrap();
+    let done = clients[1]
+        .look(&format!("/api/mcp/jobs/{id}?wait_ms=30000"))
+        .await;
+    assert_eq!(done["status"], "completed", "{done}");
+    assert_eq!(done["result"]["documents_ingested"], 2, "{done}");
+    for client in &clients {
+        let collections = client.look("/api/rag/collections").await;
+        let collection = &collections["collections"][0];
+        assert_eq!(collection["embedding_model"], "vectors", "{collections}");
+        for model in ["near", "far"] {
+            let query = json!({
+                "query": "the largest whale", "collection": "facts", "top_k": 1, "model_id": model,
+                "generation_config": { "max_tokens": 3 },
+            });
+            let answer = client.ask("/api/rag/query", &query).await;
+            assert_eq!(answer["sources"][0]["metadata"]["file"], "sea", "{answer}");
+            assert_ne!(answer["answer"], "", "{answer}");
+            let run = json!({
+                "workflow": "rag_with_rerank",
+                "input": { "query": "the largest whale", "collection": "facts", "top_k": 1 },
+                "models": { "generation": model },
+                "config": { "max_tokens": 3 },
+            });
+            let run = client.ask("/api/fusion/orchestrate", &run).await;
+            assert_eq!(run["status"], "completed", "{run}");
+            assert_eq!(run["result"]["sources"][0]["metadata"]["file"], "sea");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_vanishes_costs_its_requests_only_and_for_a_bounded_time() {
     let Some(pair) = Pair::start().await else {
         return;
@@ -193,6 +239,10 @@ async fn a_request_that_is_passed_on_counts_once() {
         return;
     };
     let a = pair.a.client();
+    let nodes = a.look("/internal/nodes").await;
+    let nodes = nodes["nodes"].as_array().unwrap();
+    let other = nodes.iter().find(|node| node["is_this"] == false).unwrap();
+    let guess = format!("{} guessed", other["node_id"].as_str().unwrap());
     let path = "/v1/chat/completions";
     let mut last = a.post(path, &short("far")).await;
     let mut taken = 0;
@@ -208,13 +258,24 @@ async fn a_request_that_is_passed_on_counts_once() {
     // Without Redis each server has its own count: the other's is as it was.
     let b = pair.b.client();
     b.ask(path, &short("far")).await;
-    // A made-up sign is no way around it.
+    // The servers' own way in is no way around it.
+    let asked = json!({
+        "request_id": "mine", "tenant": "default", "class": "interactive", "deadline_ms": null, "depth": 0,
+        "request": short("near"),
+    });
+    for sign in [None, Some(""), Some("me x"), Some(guess.as_str())] {
+        let mut request = a
+            .http()
+            .post(a.url("/internal/inference/chat"))
+            .json(&asked);
+        if let Some(sign) = sign {
+            request = request.header("x-fusion-node", sign);
+        }
+        let status = request.send().await.unwrap().status();
+        assert_eq!(status, StatusCode::FORBIDDEN, "{sign:?}");
+    }
     let request = a.http().post(a.url(path)).json(&short("near"));
-    let answer = request
-        .header("x-fusion-forwarded-by", "me x")
-        .send()
-        .await
-        .unwrap();
+    let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
     let after: u64 = answer.headers()["retry-after"]
         .to_str()

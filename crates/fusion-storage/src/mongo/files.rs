@@ -14,7 +14,9 @@ use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Mongo, from_stored,
+    Mongo,
+    deadline::within,
+    from_stored,
     schema::{FILE_PARTS, FILES},
     stored_time, to_stored,
 };
@@ -58,7 +60,7 @@ impl Files {
     }
 
     async fn write(&self, id: &BlobId, mut source: ByteStream<'_>) -> Result<u64> {
-        let since = self.store.now().await?;
+        let since = within(self.store.now()).await?;
         let (mut gathered, mut number, mut bytes) = (BytesMut::new(), 0, 0);
         while let Some(piece) = source.next().await {
             let piece = piece?;
@@ -66,12 +68,11 @@ impl Files {
             gathered.extend_from_slice(&piece);
             while gathered.len() >= PART {
                 let body = gathered.split_to(PART).freeze();
-                self.insert(id, number, stored_time(since), &body).await?;
+                within(self.insert(id, number, stored_time(since), &body)).await?;
                 number += 1;
             }
         }
-        self.insert(id, number, stored_time(since), &gathered)
-            .await?;
+        within(self.insert(id, number, stored_time(since), &gathered)).await?;
         Ok(bytes)
     }
 
@@ -111,7 +112,9 @@ impl Files {
         Ok(())
     }
 
-    async fn delete_parts(&self, id: &BlobId) -> Result<(), StoreError> {
+    async fn delete_file(&self, id: &BlobId) -> Result<(), StoreError> {
+        let heads = self.store.collection(FILES);
+        heads.delete_one(doc! { "_id": id.as_str() }).await?;
         let parts = self.store.collection(FILE_PARTS);
         parts.delete_many(doc! { "file": id.as_str() }).await?;
         Ok(())
@@ -122,11 +125,7 @@ impl Files {
 impl BlobStore for Files {
     async fn put(&self, id: &BlobId, source: ByteStream<'_>) -> Result<u64> {
         let written = match self.write(id, source).await {
-            Ok(bytes) => self
-                .publish(id, bytes)
-                .await
-                .map(|()| bytes)
-                .map_err(Error::from),
+            Ok(bytes) => within(self.publish(id, bytes)).await.map(|()| bytes),
             Err(error) => Err(error),
         };
         if written.is_err()
@@ -139,10 +138,8 @@ impl BlobStore for Files {
 
     async fn get(&self, id: &BlobId, offset: u64) -> Result<ByteStream<'static>> {
         let heads = self.store.database.collection::<Head>(FILES);
-        let head = heads
-            .find_one(doc! { "_id": id.as_str() })
-            .await
-            .map_err(StoreError::from)?;
+        let wanted = doc! { "_id": id.as_str() };
+        let head = within(async { Ok(heads.find_one(wanted).await?) }).await?;
         let Some(head) = head else {
             let message = format!("there is no file {id}");
             return Err(Error::new(ErrorCode::FileNotFound, message));
@@ -157,12 +154,7 @@ impl BlobStore for Files {
     }
 
     async fn delete(&self, id: &BlobId) -> Result<()> {
-        let heads = self.store.collection(FILES);
-        heads
-            .delete_one(doc! { "_id": id.as_str() })
-            .await
-            .map_err(StoreError::from)?;
-        Ok(self.delete_parts(id).await?)
+        within(self.delete_file(id)).await
     }
 }
 
@@ -173,10 +165,8 @@ async fn read_part(mut place: Place) -> Result<Option<(Bytes, Place)>> {
     }
     let (part, skipped) = (place.offset / PART as u64, place.offset % PART as u64);
     let parts = place.store.database.collection::<Part>(FILE_PARTS);
-    let found = parts
-        .find_one(doc! { "file": &place.file, "part": to_stored(part) })
-        .await
-        .map_err(StoreError::from)?;
+    let wanted = doc! { "file": &place.file, "part": to_stored(part) };
+    let found = within(async { Ok(parts.find_one(wanted).await?) }).await?;
     let body = found.map(|part| Bytes::from(part.body.bytes));
     let rest = body
         .filter(|body| body.len() as u64 > skipped)

@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -31,9 +30,8 @@ pub(crate) fn mongo() -> Option<Server> {
 }
 
 pub(crate) fn start(kind: &str, port: Option<u16>) -> Option<Server> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/test_server.py");
     let mut command = Command::new("python3");
-    command.arg(script).arg(kind);
+    command.args(["../../scripts/test_server.py", kind]);
     if let Some(port) = port {
         command.args(["--port", &port.to_string()]);
     }

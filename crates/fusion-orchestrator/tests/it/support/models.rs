@@ -262,7 +262,7 @@ impl ModelPlanner for FakeModels {
                 .capability
                 .is_none_or(|capability| card.can(capability))
         };
-        let model = match model {
+        let card = match model {
             ModelRef::Named(name) => {
                 let card = self.card(name)?;
                 if !able(&card) {
@@ -271,18 +271,18 @@ impl ModelPlanner for FakeModels {
                         format!("{name} can't"),
                     ));
                 }
-                card.id
+                card
             }
             _ => {
                 let cards = self.models();
                 let card = cards.iter().find(|card| able(card));
                 card.ok_or_else(|| Error::new(ErrorCode::ModelNotFound, "no model can"))?
-                    .id
                     .clone()
             }
         };
         Ok(Choice {
-            model,
+            context_length: card.context_length,
+            model: card.id,
             reason: "chosen".to_owned(),
         })
     }

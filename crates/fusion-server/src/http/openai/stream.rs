@@ -53,9 +53,9 @@ pub(super) trait Chunks: Send + 'static {
 }
 
 /// Chunks that wait for a slow client: well under 1 MB.
-const BUFFERED_CHUNKS: usize = 1024;
+pub(crate) const BUFFERED_CHUNKS: usize = 1024;
 /// A client that takes nothing for this long is dropped, so that it can't hold a lease.
-const STALLED: Duration = Duration::from_secs(30);
+pub(crate) const STALLED: Duration = Duration::from_secs(30);
 
 /// The answers run on a task of their own, so that a client that stops reading can't hold the model's lease for ever.
 pub(super) fn respond(
@@ -153,7 +153,7 @@ impl<C: Chunks> Writer<C> {
 }
 
 /// An event.
-pub(crate) fn line(value: &impl Serialize) -> Bytes {
+fn line(value: &impl Serialize) -> Bytes {
     let mut text = b"data: ".to_vec();
     // Writing plain data to memory can't fail.
     let _ = serde_json::to_writer(&mut text, value);

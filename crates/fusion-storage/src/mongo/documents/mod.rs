@@ -23,8 +23,7 @@ use fusion_types::{
     store::DocumentStore,
 };
 
-use super::Mongo;
-use crate::error::StoreError;
+use super::{Mongo, deadline::within};
 
 pub(crate) struct Documents {
     store: Arc<Mongo>,
@@ -39,37 +38,37 @@ impl Documents {
 #[async_trait]
 impl DocumentStore for Documents {
     async fn create_collection(&self, collection: NewCollection) -> Result<Collection> {
-        Ok(collections::create(&self.store, &collection).await?)
+        within(collections::create(&self.store, &collection)).await
     }
 
     async fn collection(&self, key: &CollectionRef) -> Result<Option<Collection>> {
-        let found = collections::find(&self.store, key).await?;
+        let found = within(collections::find(&self.store, key)).await?;
         Ok(found.map(|stored| stored.collection()).transpose()?)
     }
 
     async fn collections(&self, tenant: &Tenant, window: Window) -> Result<Page<Collection>> {
-        Ok(collections::list(&self.store, tenant, window).await?)
+        within(collections::list(&self.store, tenant, window)).await
     }
 
     async fn delete_collection(&self, key: &CollectionRef) -> Result<()> {
-        collections::drop(&self.store, key).await?;
-        Ok(purge_dropped_collections(&self.store).await?)
+        within(collections::drop(&self.store, key)).await?;
+        purge_dropped_collections(&self.store).await
     }
 
     async fn commit(&self, version: DocumentVersion) -> Result<Committed> {
-        Ok(versions::commit(&self.store, &version).await?)
+        within(versions::commit(&self.store, &version)).await
     }
 
     async fn document(&self, key: &CollectionRef, id: &DocumentId) -> Result<Option<Document>> {
-        Ok(versions::find(&self.store, key, id).await?)
+        within(versions::find(&self.store, key, id)).await
     }
 
     async fn documents(&self, key: &CollectionRef, window: Window) -> Result<Page<DocumentInfo>> {
-        Ok(versions::list(&self.store, key, window).await?)
+        within(versions::list(&self.store, key, window)).await
     }
 
     async fn delete(&self, key: &CollectionRef, id: &DocumentId) -> Result<u64> {
-        Ok(versions::delete(&self.store, key, id).await?)
+        within(versions::delete(&self.store, key, id)).await
     }
 
     async fn known_vectors(
@@ -78,11 +77,11 @@ impl DocumentStore for Documents {
         id: &DocumentId,
         texts: &[&str],
     ) -> Result<Vec<Option<Vec<f32>>>> {
-        Ok(chunks::known_vectors(&self.store, key, id, texts).await?)
+        within(chunks::known_vectors(&self.store, key, id, texts)).await
     }
 
     async fn live_chunks(&self, key: &CollectionRef, ids: &[ChunkId]) -> Result<Vec<Chunk>> {
-        Ok(chunks::live(&self.store, key, ids).await?)
+        within(chunks::live(&self.store, key, ids)).await
     }
 
     async fn index_changes(
@@ -91,12 +90,12 @@ impl DocumentStore for Documents {
         after: Seq,
         limit: u32,
     ) -> Result<Vec<IndexChange>> {
-        Ok(log::after(&self.store, key, after, limit).await?)
+        within(log::after(&self.store, key, after, limit)).await
     }
 }
 
 /// Deletes what dropped collections left behind. What a crash leaves is found by the next call.
-pub(super) async fn purge_dropped_collections(store: &Mongo) -> Result<(), StoreError> {
-    while collections::purge_one(store).await? {}
+pub(super) async fn purge_dropped_collections(store: &Mongo) -> Result<()> {
+    while within(collections::purge_one(store)).await? {}
     Ok(())
 }

@@ -152,7 +152,7 @@ impl JobStore for Jobs {
     }
 
     async fn sweep(&self) -> Result<u64> {
-        Ok(self.sweep_expired().await?)
+        self.sweep_expired().await
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fusion_types::job::JobStatus;
+use fusion_types::{Result, job::JobStatus};
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, oid::ObjectId};
 
 use super::{
     super::{
         all,
+        deadline::within,
         documents::purge_dropped_collections,
         schema::{BLOBS, CHANGES, JOBS},
         stored_time,
@@ -36,24 +37,29 @@ pub(super) struct Walk {
 }
 
 impl Jobs {
-    pub(super) async fn sweep_expired(&self) -> Result<u64, StoreError> {
+    pub(super) async fn sweep_expired(&self) -> Result<u64> {
         // The changes of what is removed are to be in the log first.
-        self.move_pending().await?;
+        within(self.move_pending()).await?;
         let mut removed = 0;
         loop {
-            let expired = self.expired().await?;
-            remove(self, &expired).await?;
-            removed += expired.len() as u64;
-            if (expired.len() as i64) < SWEPT_AT_ONCE {
+            let swept = within(self.remove_expired()).await?;
+            removed += swept;
+            if swept < SWEPT_AT_ONCE as u64 {
                 break;
             }
         }
-        self.forget_inputs_of_failed().await?;
-        dependencies::settle_forgotten(self).await?;
-        self.forget_unneeded_values().await?;
-        self.forget_changes_without_job().await?;
+        within(self.forget_inputs_of_failed()).await?;
+        within(dependencies::settle_forgotten(self)).await?;
+        within(self.forget_unneeded_values()).await?;
+        within(self.forget_changes_without_job()).await?;
         purge_dropped_collections(&self.store).await?;
         Ok(removed)
+    }
+
+    async fn remove_expired(&self) -> Result<u64, StoreError> {
+        let expired = self.expired().await?;
+        remove(self, &expired).await?;
+        Ok(expired.len() as u64)
     }
 
     async fn expired(&self) -> Result<Vec<JobRow>, StoreError> {
