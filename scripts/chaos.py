@@ -44,11 +44,14 @@ SLOW_MODEL = 'options = { tokens = "20", delay_ms = "50", resident_mb = "5", est
 def main():
     options = arguments()
     failures = 0
+    outside = tempfile.gettempdir()
     for name in options.cases:
         began = time.monotonic()
         print(f"{name}: ", end="", flush=True)
         try:
-            told = CASES[name](options)
+            # Whatever a case makes there goes with it.
+            with tempfile.TemporaryDirectory(prefix="fusiond-chaos-", dir=outside) as tempfile.tempdir:
+                told = CASES[name](options)
         except Skipped as why:
             print(f"SKIPPED: {why}")
             continue

@@ -72,10 +72,10 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let listening = url(&listener)?;
     let node = node(&config, &storage, &models, &owner, &listening)?;
     let guarded = Arc::new(guarded(&config)?);
-    let here = with_media(&config, &models, &guarded)?;
+    let files = files(&config, &storage);
+    let here = with_media(&config, &models, &files, &guarded)?;
     let (inference, planner) = anywhere(&here, &models, &node, &storage);
     let outgoing: Arc<dyn Outgoing> = guarded;
-    let files = files(&config, &storage);
     let rag = start_rag(&inference, &planner, &storage, &files);
     let workflows = Workflows::new(planner.clone(), rag.clone());
     let operations = LocalOperations::new(inference.clone(), planner.clone())
@@ -304,6 +304,7 @@ fn guarded(config: &Config) -> Result<Guarded> {
 fn with_media(
     config: &Config,
     models: &Models,
+    files: &Files,
     guarded: &Arc<Guarded>,
 ) -> Result<Arc<dyn Inference>> {
     let spool = Spool::open(&config.data_dir.join("spool")).map_err(|error| {
@@ -316,9 +317,9 @@ fn with_media(
         fetch: config.media.fetch,
     };
     let models = Arc::new(models.clone());
-    let (planner, guarded) = (models.clone(), guarded.clone());
+    let (planner, guarded, files) = (models.clone(), guarded.clone(), files.clone());
     Ok(Arc::new(WithMedia::new(
-        models, planner, guarded, spool, limits,
+        models, planner, guarded, files, spool, limits,
     )))
 }
 

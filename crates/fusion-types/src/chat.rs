@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 pub use answer::{WholeAnswer, WholeChat, WholeChoice};
-pub use content::{Content, ImageUrl, InputAudio, MediaFile, MediaKind, Part};
+pub use content::{Content, ImageUrl, InputAudio, MediaFile, MediaKind, Part, UploadedFile};
 pub use format::{NamedSchema, ResponseFormat};
 pub use logprobs::{ChoiceLogprobs, TokenLogprob, TopLogprob};
 pub use tools::{

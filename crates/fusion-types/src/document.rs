@@ -57,6 +57,8 @@ pub struct DocumentVersion {
     pub metadata: Map<String, Value>,
     pub chunks: Vec<NewChunk>,
     pub ingested_at: Timestamp,
+    /// Its number is the next one, and at least this: a document that comes from another store goes on counting.
+    pub at_least: u64,
 }
 
 /// A piece of a document. `char_start` and `char_end` count Unicode scalar values: `text[char_start:char_end] == chunk`.

@@ -191,6 +191,7 @@ impl Ingest<'_> {
             content_hash,
             metadata,
             ingested_at: Timestamp::now(),
+            at_least: 0,
         };
         self.inner.documents.commit(version).await?;
         Ok(Taken::Ingested {

@@ -1,4 +1,4 @@
-//! Images and sounds in chats: fetched or decoded here, kept on disk while the answer is made, and named to the engine by path.
+//! Images and sounds in chats: fetched, decoded or copied here, kept on disk while the answer is made, and named to the engine by path.
 //!
 //! It stands around the models' own `Inference`, so that requests, jobs and workflows all pass it. Engines never fetch.
 
@@ -13,10 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fusion_orchestrator::files::Files;
 use fusion_types::{
     Call, Error, ErrorCode, Result,
     chat::{
-        ChatRequest, MediaFile, MediaKind, Part,
+        ChatRequest, MediaFile, MediaKind, Part, UploadedFile,
         media_check::{data_url, place, starts_as, unsupported},
     },
     completion::CompletionRequest,
@@ -47,6 +48,7 @@ pub(crate) struct WithMedia {
     inner: Arc<dyn Inference>,
     planner: Arc<dyn ModelPlanner>,
     outgoing: Arc<Guarded>,
+    files: Files,
     spool: Spool,
     limits: MediaLimits,
 }
@@ -56,6 +58,7 @@ impl WithMedia {
         inner: Arc<dyn Inference>,
         planner: Arc<dyn ModelPlanner>,
         outgoing: Arc<Guarded>,
+        files: Files,
         spool: Spool,
         limits: MediaLimits,
     ) -> Self {
@@ -63,6 +66,7 @@ impl WithMedia {
             inner,
             planner,
             outgoing,
+            files,
             spool,
             limits,
         }
@@ -102,7 +106,7 @@ impl WithMedia {
         for (at, message) in request.messages.iter_mut().enumerate() {
             for (index, part) in message.content.parts_mut().iter_mut().enumerate() {
                 let Some(kind) = part.kind() else { continue };
-                let kept = self.keep_part(part, room, until).await;
+                let kept = self.keep_part(call, part, room, until).await;
                 let kept = kept.map_err(|error| at_place(error, at, index))?;
                 room = room.saturating_sub(kept.bytes());
                 *part = Part::MediaFile {
@@ -117,7 +121,13 @@ impl WithMedia {
         Ok(files)
     }
 
-    async fn keep_part(&self, part: &Part, room: usize, until: Instant) -> Result<Kept> {
+    async fn keep_part(
+        &self,
+        call: &Call,
+        part: &Part,
+        room: usize,
+        until: Instant,
+    ) -> Result<Kept> {
         let most = self.limits.file.min(room);
         let (kind, kept) = match part {
             Part::ImageUrl { image_url } if starts_as(&image_url.url, "data:") => {
@@ -132,12 +142,23 @@ impl WithMedia {
                 MediaKind::Audio,
                 self.decode(&input_audio.data, most).await?,
             ),
+            Part::ImageFile { image_file: file } => {
+                (MediaKind::Image, self.copy(call, file, most).await?)
+            }
+            Part::AudioFile { audio_file: file } => {
+                (MediaKind::Audio, self.copy(call, file, most).await?)
+            }
             Part::Text { .. } | Part::MediaFile { .. } => {
                 return Err(Error::internal("a part without data of its own"));
             }
         };
         check(kind, kept.head())?;
         Ok(kept)
+    }
+
+    async fn copy(&self, call: &Call, file: &UploadedFile, most: usize) -> Result<Kept> {
+        let (_, bytes) = self.files.content(call, &file.file_id).await?;
+        self.spool.write(bytes, most).await
     }
 
     async fn decode(&self, data: &str, most: usize) -> Result<Kept> {

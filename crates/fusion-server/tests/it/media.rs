@@ -14,11 +14,14 @@ use axum::{
     routing::get,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use reqwest::StatusCode;
+use reqwest::{StatusCode, multipart};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::server::{DEADLINE, Home, kill_hard, until};
+use crate::{
+    files::try_upload,
+    server::{DEADLINE, Home, kill_hard, until},
+};
 
 /// Begins like an image, which is all that anybody here looks at.
 fn image(bytes: usize) -> Vec<u8> {
@@ -149,6 +152,51 @@ async fn images_and_sounds_reach_the_engine_as_files_and_go_with_the_answer() {
     assert_eq!(done["status"], "completed", "{done}");
     assert_eq!(done["result"]["usage"]["prompt_tokens"], 1152);
     assert_eq!(kept(&home), 0);
+}
+
+#[tokio::test]
+async fn what_was_uploaded_is_named_by_its_id() {
+    let home = Home::new().fake("seer", "multimodal", &[("tokens", "2")]);
+    let server = home.start().await;
+    let client = server.client();
+    let upload = async |bytes: Vec<u8>| {
+        let file = multipart::Part::bytes(bytes).file_name("a");
+        let form = multipart::Form::new()
+            .text("purpose", "user_data")
+            .part("file", file);
+        let (status, file) = try_upload(&client, form).await;
+        assert_eq!(status, StatusCode::OK, "{file}");
+        file["id"].clone()
+    };
+    let seen = |id: &Value| json!({ "type": "image_file", "image_file": { "file_id": id } });
+    let heard = |id: &Value| json!({ "type": "audio_file", "audio_file": { "file_id": id } });
+    let image = upload(image(1000)).await;
+    let parts = [seen(&image), heard(&upload(sound(50)).await)];
+    let job = json!({
+        "model_id": "seer",
+        "operation": "chat",
+        "input": { "messages": asked("seer", &parts)["messages"] },
+    });
+    let job = client.ask("/api/mcp/jobs", &job).await;
+    let id = job["job_id"].as_str().unwrap();
+    let done = client
+        .look(&format!("/api/mcp/jobs/{id}?wait_ms=30000"))
+        .await;
+    assert_eq!(done["result"]["usage"]["prompt_tokens"], 1052, "{done}");
+    assert_eq!(kept(&home), 0);
+
+    let none = json!("file-none");
+    for (part, code) in [
+        (seen(&none), "file_not_found"),
+        (heard(&image), "invalid_value"),
+        (json!({ "type": "image_file" }), "missing_field"),
+    ] {
+        let asked = asked("seer", std::slice::from_ref(&part));
+        let (_, answer) = client.post("/v1/chat/completions", &asked).await;
+        assert_eq!(answer["error"]["code"], code, "{part}: {answer}");
+        let param = answer["error"]["param"].as_str().unwrap();
+        assert!(param.starts_with("messages"), "{answer}");
+    }
 }
 
 #[tokio::test]

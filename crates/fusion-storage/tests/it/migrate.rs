@@ -71,7 +71,7 @@ async fn filled(storage: &Storage) -> Before {
     let bytes = stream::iter([Ok(vec![7_u8; 5 << 20].into())]).boxed();
     storage.blobs.put(&blob, bytes).await.unwrap();
     let key = collection(&*storage.documents).await;
-    for id in ["one", "two"] {
+    for id in ["one", "two", "two"] {
         storage.documents.commit(document(&key, id)).await.unwrap();
     }
     let log = jobs.changes(Seq(0), 1000).await.unwrap();
@@ -129,7 +129,7 @@ async fn is_all_there(storage: &Storage, before: &Before) {
     let expected = document(&key, "two");
     let id = &expected.document_id;
     let moved = storage.documents.document(&key, id).await.unwrap().unwrap();
-    assert_eq!(moved.text, expected.text);
+    assert_eq!((moved.text, moved.info.version), (expected.text, 2));
     let texts: Vec<&str> = expected.chunks.iter().map(|chunk| &*chunk.text).collect();
     let vectors = storage
         .documents

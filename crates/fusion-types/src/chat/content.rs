@@ -7,7 +7,7 @@ use serde::{
     de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-use crate::model::Capability;
+use crate::{id::FileId, model::Capability};
 
 /// Parts that are all text are read as the one text that they make, so that plain text stays a plain string.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +29,12 @@ pub enum Part {
     InputAudio {
         input_audio: InputAudio,
     },
+    ImageFile {
+        image_file: UploadedFile,
+    },
+    AudioFile {
+        audio_file: UploadedFile,
+    },
     /// A file of the server's own, which an engine is told to read in place of what the client sent. Never read from clients:
     /// see [`ChatRequest::read`](crate::chat::ChatRequest::read).
     MediaFile {
@@ -48,6 +54,12 @@ pub struct InputAudio {
     pub data: String,
     /// `wav`.
     pub format: String,
+}
+
+/// What was uploaded before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadedFile {
+    pub file_id: FileId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,8 +124,8 @@ impl Part {
     pub fn kind(&self) -> Option<MediaKind> {
         match self {
             Self::Text { .. } => None,
-            Self::ImageUrl { .. } => Some(MediaKind::Image),
-            Self::InputAudio { .. } => Some(MediaKind::Audio),
+            Self::ImageUrl { .. } | Self::ImageFile { .. } => Some(MediaKind::Image),
+            Self::InputAudio { .. } | Self::AudioFile { .. } => Some(MediaKind::Audio),
             Self::MediaFile { media_file } => Some(media_file.kind),
         }
     }

@@ -9,7 +9,13 @@ use crate::{Error, ErrorCode, Result};
 pub const MOST_MEDIA: usize = 32;
 
 /// Kinds of parts that clients may send. The kind that names a file of the server's own is for engines alone.
-const KINDS: [&str; 3] = ["text", "image_url", "input_audio"];
+const KINDS: [&str; 5] = [
+    "text",
+    "image_url",
+    "input_audio",
+    "image_file",
+    "audio_file",
+];
 
 /// Where a part stands in a request, as errors name it.
 pub fn place(message: usize, part: usize) -> String {
@@ -62,7 +68,10 @@ pub(crate) fn check(messages: &[Message]) -> Result<()> {
 
 fn check_part(part: &Part) -> Result<(), String> {
     match part {
-        Part::Text { .. } | Part::MediaFile { .. } => Ok(()),
+        Part::Text { .. }
+        | Part::ImageFile { .. }
+        | Part::AudioFile { .. }
+        | Part::MediaFile { .. } => Ok(()),
         Part::ImageUrl { image_url } => {
             let url = image_url.url.as_str();
             if starts_as(url, "data:") {
@@ -141,6 +150,8 @@ mod tests {
             json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBORw==" } }),
             json!({ "type": "image_url", "image_url": { "url": "HTTPS://example.org/a.png", "detail": "high" } }),
             json!({ "type": "input_audio", "input_audio": { "data": "UklGRg==", "format": "wav" } }),
+            json!({ "type": "image_file", "image_file": { "file_id": "file-1" } }),
+            json!({ "type": "audio_file", "audio_file": { "file_id": "file-1" } }),
         ] {
             assert!(
                 read(&part).unwrap().messages[0].content.has_media(),

@@ -21,7 +21,7 @@ use super::{
         blobs::{Blob, Part, cut},
         bounds, from_stored, read,
         schema::{BLOBS, DOCUMENTS},
-        stored_time, time,
+        stored_time, time, to_stored,
         transaction::Work,
         value::{from_bson, to_bson},
         written,
@@ -127,13 +127,14 @@ impl Commit<'_> {
         session: &mut ClientSession,
     ) -> Result<Stored, StoreError> {
         let version = self.version;
+        let next = before.as_ref().map_or(1, |before| before.version + 1);
         let document = Stored {
             id: before
                 .as_ref()
                 .map_or_else(ObjectId::new, |before| before.id),
             collection,
             document_id: version.document_id.clone(),
-            version: before.as_ref().map_or(1, |before| before.version + 1),
+            version: next.max(to_stored(version.at_least)),
             filename: version.filename.clone(),
             content_hash: version.content_hash.clone(),
             metadata: to_bson(&Value::Object(version.metadata.clone()))?,

@@ -67,6 +67,7 @@ fn document_version(
         content_hash: info.content_hash,
         metadata: info.metadata,
         ingested_at: info.ingested_at,
+        at_least: info.version,
     }))
 }
 

@@ -58,21 +58,22 @@ fn check_vectors(collection: &Collection, version: &DocumentVersion) -> Result<(
     }
 }
 
-/// The document's row, and its version: 1 when it is new.
+/// The document's row, and its version.
 fn put(
     transaction: &Transaction<'_>,
     collection: i64,
     version: &DocumentVersion,
 ) -> Result<(i64, u64), StoreError> {
     let sql = "INSERT INTO documents (collection, id, version, filename, content_hash, metadata, chunk_count, ingested_at, text) \
-               VALUES (:collection, :id, 1, :filename, :content_hash, :metadata, :chunk_count, :ingested_at, :text) \
-               ON CONFLICT (collection, id) DO UPDATE SET version = version + 1, filename = excluded.filename, \
+               VALUES (:collection, :id, max(1, :at_least), :filename, :content_hash, :metadata, :chunk_count, :ingested_at, :text) \
+               ON CONFLICT (collection, id) DO UPDATE SET version = max(version + 1, :at_least), filename = excluded.filename, \
                content_hash = excluded.content_hash, metadata = excluded.metadata, chunk_count = excluded.chunk_count, \
                ingested_at = excluded.ingested_at, text = excluded.text RETURNING number, version";
     let stored = transaction.prepare_cached(sql)?.query_row(
         named_params! {
             ":collection": collection,
             ":id": version.document_id.as_str(),
+            ":at_least": to_stored(version.at_least),
             ":filename": version.filename,
             ":content_hash": version.content_hash,
             ":metadata": to_json(&version.metadata)?,

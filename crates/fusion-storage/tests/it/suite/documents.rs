@@ -63,6 +63,7 @@ pub(crate) fn version(key: &CollectionRef, id: &str, words: &[&str]) -> Document
         metadata,
         chunks,
         ingested_at: Timestamp::now(),
+        at_least: 0,
     }
 }
 
@@ -181,6 +182,14 @@ pub(crate) async fn a_version_replaces_the_one_before(store: &dyn DocumentStore)
             .collect::<Vec<_>>(),
         ["bb", "cc", "naïve"]
     );
+
+    for (at_least, number) in [(9, 9), (2, 10), (0, 11)] {
+        let moved = DocumentVersion {
+            at_least,
+            ..version(&key, "moved", &["a"])
+        };
+        assert_eq!(store.commit(moved).await.unwrap().version, number);
+    }
 }
 
 pub(crate) async fn a_vector_of_another_model_changes_nothing(store: &dyn DocumentStore) {
