@@ -1,6 +1,7 @@
-//! Lets calls of some of llama.cpp's functions come to `src/matmul/hooks.rs` first.
+//! Lets calls of some of llama.cpp's functions come to `src/matmul/{hooks, ahead}.rs` first.
 
-const HOOKED: [&str; 3] = [
+const HOOKED: [&str; 4] = [
+    "ggml_aligned_malloc",
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "llama_model_default_params",

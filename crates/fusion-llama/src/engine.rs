@@ -29,6 +29,7 @@ use crate::{
     device::Device,
     generation::{Answer, Generation},
     gguf::Gguf,
+    matmul,
     media::{self, Projector, ProjectorFile},
     model_file,
     prompt::{Prompt, Template},
@@ -63,6 +64,8 @@ pub struct Llama {
 impl Engine for Llama {
     fn load(launch: &Launch) -> Result<Self> {
         let gguf = Gguf::read(&launch.model)?;
+        let as_it_is = launch.option("repack").is_none();
+        let ahead = as_it_is.then(|| matmul::touch_ahead(&gguf)).flatten();
         let shape = Shape::of(launch, &gguf)?;
         let adapters = Adapters::of(launch, &gguf)?;
         let source = Source::of(launch, &gguf)?;
@@ -71,6 +74,7 @@ impl Engine for Llama {
             &source.path,
             &source.model_params(shape.device, &gguf),
         )?);
+        drop(ahead);
         if !gguf.is_causal() || model.has_encoder() || !model.has_decoder() {
             let why = "it is not a model that continues text; a model that makes vectors is loaded as embeddings";
             return Err(model_file::unusable(&launch.model, why));

@@ -83,7 +83,6 @@ impl<'model> Decoder<'model> {
             self.apply_threads();
             self.slots.iter_mut().for_each(Slot::look_at_client);
             self.resume();
-            self.stow_idle();
             self.ask_for_vectors();
             let shares = self.plan();
             if shares.is_empty() && !self.sees() {
@@ -92,6 +91,7 @@ impl<'model> Decoder<'model> {
                 continue;
             }
             if !shares.is_empty() {
+                self.stow_idle(&shares);
                 self.step(&shares);
             }
             self.see();

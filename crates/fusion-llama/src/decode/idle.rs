@@ -1,16 +1,21 @@
 //! What slots hold goes out of the KV cache while nobody needs it, and comes back when somebody does.
 
-use super::{decoder::Decoder, piece::Pieces, stowed::Prefix};
+use super::{decoder::Decoder, piece::Pieces, plan::Share, stowed::Prefix};
 
 /// Attention looks at this many cells in any case.
 const FREE_OF_CHARGE: usize = 256;
+/// So many tokens are read in a step that takes no longer than the copying.
+const SOON_READ: usize = 64;
 
 impl Decoder<'_> {
-    /// Clears the idle slots' cells while others run, and keeps what they held.
-    pub(super) fn stow_idle(&mut self) {
+    /// Clears the idle slots' cells before others run, and keeps what they held. The rest of a prompt that is soon read goes first:
+    /// its answer would begin later by the copying.
+    pub(super) fn stow_idle(&mut self, shares: &[Share]) {
+        let tokens: usize = shares.iter().map(|share| share.tokens).sum();
+        let begins_soon = shares.iter().any(|share| share.draws && share.tokens > 1);
         if self.stowed.most_bytes() == 0
             || self.cache.ledger().used() <= FREE_OF_CHARGE
-            || !self.slots.iter().any(|slot| slot.is_running())
+            || begins_soon && tokens <= SOON_READ
         {
             return;
         }

@@ -25,6 +25,8 @@ pub(crate) struct Gguf {
     pub(crate) trained_length: Option<u32>,
     /// All tensors of all files.
     pub(crate) tensor_bytes: u64,
+    /// Those of them that ggml copies into another order where there is AMX.
+    pub(crate) amx_bytes: u64,
     /// Whether some tensors are quicker in another order than the file's.
     pub(crate) gains_by_repacking: bool,
     /// How the model makes one vector of a text, where it says so: llama.cpp's number.
@@ -56,6 +58,7 @@ struct Head {
     split_count: u64,
     numbers: HashMap<String, u64>,
     tensor_bytes: u64,
+    amx_bytes: u64,
     gains_by_repacking: bool,
     head_bytes: u64,
     file_bytes: u64,
@@ -75,11 +78,14 @@ impl Gguf {
         let trained_length = first
             .context_length
             .and_then(|length| u32::try_from(length).ok());
-        let (mut tensor_bytes, mut has_head, mut gains_by_repacking) = (0, false, false);
+        let (mut tensor_bytes, mut amx_bytes) = (0, 0);
+        let (mut has_head, mut gains_by_repacking) = (false, false);
         let mut parts = Vec::new();
-        for path in part_paths(path, first.split_count)? {
-            let head = read_head(&path)?;
+        for (index, path) in part_paths(path, first.split_count)?.into_iter().enumerate() {
+            let another = (index > 0).then(|| read_head(&path)).transpose()?;
+            let head = another.as_ref().unwrap_or(&first);
             tensor_bytes += head.tensor_bytes;
+            amx_bytes += head.amx_bytes;
             has_head |= head.has_head;
             gains_by_repacking |= head.gains_by_repacking;
             parts.push(Part {
@@ -92,6 +98,7 @@ impl Gguf {
             architecture,
             trained_length,
             tensor_bytes,
+            amx_bytes,
             gains_by_repacking,
             pooling: first.pooling.and_then(|number| u32::try_from(number).ok()),
             causal: first.causal,
@@ -242,6 +249,10 @@ fn read_tensors(reader: &mut Reader, tensors: u64, head: &mut Head) -> io::Resul
             ))
         })?;
         head.tensor_bytes = head.tensor_bytes.saturating_add(bytes);
+        // The embeddings of tokens are looked up, not multiplied.
+        if name != "token_embd.weight" && tensor_type::has_amx_order(kind, &dimensions) {
+            head.amx_bytes = head.amx_bytes.saturating_add(bytes);
+        }
         head.gains_by_repacking |= tensor_type::gains_by_repacking(kind, &dimensions);
         head.has_head |= matches!(name.as_str(), "cls.weight" | "cls.output.weight");
         ends = ends.max(offset.saturating_add(bytes));

@@ -20,6 +20,12 @@ pub(super) fn gains_by_repacking(kind: u32, dimensions: &[u64]) -> bool {
     matches!(kind, 2 | 20 | 39) || kind == 12 && is_for_experts
 }
 
+/// Whether ggml copies such a tensor into the order of AMX's tiles, where there is AMX.
+pub(super) fn has_amx_order(kind: u32, dimensions: &[u64]) -> bool {
+    let is_matrix = matches!(dimensions, [_, _] | [_, _, 1] | [_, _, 1, 1]);
+    is_matrix && matches!(kind, 2 | 3 | 8 | 12 | 13 | 14 | 23)
+}
+
 /// Elements and bytes of one block.
 fn layout(kind: u32) -> Option<(u64, u64)> {
     Some(match kind {

@@ -10,6 +10,10 @@
 
 use llama_cpp_4::model::params::LlamaModelParams;
 
+use crate::gguf::Gguf;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod ahead;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod hooks;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -29,6 +33,18 @@ mod tiles;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) fn model_params(gains_by_repacking: bool) -> LlamaModelParams {
     hooks::model_params(gains_by_repacking)
+}
+
+/// Memory for what ggml will copy of a file that is about to be loaded, kept ready until what is returned is dropped.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn touch_ahead(gguf: &Gguf) -> Option<ahead::Ahead> {
+    ahead::Ahead::begin(gguf)
+}
+
+/// Nothing is kept ready.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn touch_ahead(_gguf: &Gguf) -> Option<()> {
+    None
 }
 
 /// Without code of our own, what ggml's order gains is its to say.

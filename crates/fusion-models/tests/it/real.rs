@@ -3,13 +3,15 @@
 use std::{env, path::PathBuf};
 
 use fusion_types::{
+    chat::ChatEvent,
     embedding::EmbedRequest,
     inference::{Inference, ModelPlanner, Needs},
     model::Capability,
     model_ref::ModelRef,
 };
+use futures::TryStreamExt;
 
-use crate::setting::{Folder, Setting, call, engine_dir, text};
+use crate::setting::{Folder, Setting, call, chat, engine_dir};
 
 const CHAT: &str = "SmolLM2-135M-Instruct-Q4_1";
 const EMBEDDINGS: &str = "all-MiniLM-L6-v2";
@@ -41,8 +43,12 @@ async fn a_gguf_answers_and_what_it_holds_is_near_what_was_predicted() {
     let Some(setting) = real("fusiond-llama", CHAT).await else {
         return;
     };
-    let answer = text(setting.chat(CHAT).await.unwrap()).await.unwrap();
-    assert!(!answer.is_empty());
+    // What it draws may go on for as long as its context.
+    let mut request = chat(CHAT);
+    request.max_tokens = Some(16);
+    let generation = setting.models.chat(&call(), request).await.unwrap();
+    let events: Vec<ChatEvent> = generation.events.try_collect().await.unwrap();
+    assert!(matches!(events[0], ChatEvent::Delta(_)), "{events:?}");
     let info = setting.models.info(CHAT).await.unwrap();
     let (predicted, measured) = (info.predicted_bytes.unwrap(), info.measured_bytes.unwrap());
     println!(
