@@ -38,6 +38,9 @@ const GONE_AFTER: Duration = Duration::from_secs(20);
 /// Its record goes later: nobody's clock is that wrong.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// Between looks whether the way to another server still holds, and how many in vain cut it off.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const LOST_AFTER: u32 = 3;
 /// More servers than anybody will let share a store.
 const MOST: u32 = 1000;
 
@@ -76,6 +79,13 @@ impl Node {
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECTS_WITHIN)
+            // A server that still reaches the store isn't gone; the way to it may be.
+            .tcp_keepalive(KEEP_ALIVE)
+            .tcp_keepalive_interval(KEEP_ALIVE)
+            .tcp_keepalive_retries(LOST_AFTER);
+        #[cfg(target_os = "linux")]
+        let http = http.tcp_user_timeout(GONE_AFTER);
+        let http = http
             .build()
             .map_err(|error| Error::internal(format!("can't set up requests: {error}")))?;
         let host = rustix::system::uname();
