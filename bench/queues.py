@@ -63,6 +63,8 @@ def one_round(others):
         if others["bullmq"]:
             with redis(folder / "bullmq") as port:
                 row["bullmq_submit"] = bullmq(others["bullmq"], port, "submit", SECONDS)
+            with redis(folder / "bullmq-bulk") as port:
+                row["bullmq_bulk"] = bullmq(others["bullmq"], port, "bulk", SECONDS)
             with redis(folder / "bullmq-work") as port:
                 row["bullmq_work"] = bullmq(others["bullmq"], port, "work", JOBS)
         if others["celery"]:
@@ -206,8 +208,9 @@ Median of {len(rounds)} calm rounds of {ROUNDS}, 95 % bootstrap interval of the 
 |---|---|---|---|
 | submit, one a request; SQLite one by one | {rate("submit")} | {rate("sqlite")} | {ratio("submit", "sqlite")} |
 | submit in bulk; SQLite one by one | {rate("bulk")} | {rate("sqlite")} | {ratio("bulk", "sqlite")} |
-| submit, one a request; BullMQ | {rate("submit")} | {rate("bullmq_submit")} | {ratio("submit", "bullmq_submit")} |
-| submit in bulk; BullMQ | {rate("bulk")} | {rate("bullmq_submit")} | {ratio("bulk", "bullmq_submit")} |
+| submit, one a request; BullMQ one by one | {rate("submit")} | {rate("bullmq_submit")} | {ratio("submit", "bullmq_submit")} |
+| submit in bulk; BullMQ one by one | {rate("bulk")} | {rate("bullmq_submit")} | {ratio("bulk", "bullmq_submit")} |
+| submit in bulk; BullMQ in bulk | {rate("bulk")} | {rate("bullmq_bulk")} | {ratio("bulk", "bullmq_bulk")} |
 | whole way; BullMQ | {rate("fusiond_work")} | {rate("bullmq_work")} | {ratio("fusiond_work", "bullmq_work")} |
 | whole way; Celery | {rate("fusiond_work")} | {rate("celery_work")} | {ratio("fusiond_work", "celery_work")} |
 
