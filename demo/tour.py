@@ -78,7 +78,7 @@ def load_two_models(server):
 
 
 def stream_a_chat(server):
-    question = "What is the capital of France?"
+    question = "Name the capital of France."
     show.title("3. A chat, streamed")
     show.asked("POST /v1/chat/completions", question)
     # With the system prompt of its own template this small model answers in invented French; llama-server's users see the same.

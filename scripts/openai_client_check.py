@@ -22,7 +22,7 @@ CHAT, EMBEDDER = "smollm2", "minilm"
 BATCH_SECONDS = 300
 QUESTION = [
     {"role": "system", "content": "You are a helpful assistant."},
-    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "user", "content": "Name the capital of France."},
 ]
 
 

@@ -1,7 +1,8 @@
-//! Lets calls of some of llama.cpp's functions come to `src/matmul/{hooks, ahead}.rs` first.
+//! Lets calls of some of llama.cpp's functions come to `src/matmul/{hooks, ahead}.rs` and `src/attention/hook.rs` first.
 
-const HOOKED: [&str; 4] = [
+const HOOKED: [&str; 5] = [
     "ggml_aligned_malloc",
+    "ggml_compute_forward_flash_attn_ext",
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "llama_model_default_params",

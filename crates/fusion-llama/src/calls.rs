@@ -69,7 +69,8 @@ pub(crate) fn after_reasoning(calls: &str, reasoning: Option<&Reasoning>) -> Str
     grammar
 }
 
-/// One call where the grammar has a rule for that, and no others beside it; where it has one for a whole section, that.
+/// One call where the grammar has a rule for that, and no others beside it; where it has one for a whole section, that. Some grammars
+/// let every call be left out, and with them an answer of nothing: here it can't be.
 pub(crate) fn narrowed(calls: &str, several: bool) -> String {
     const ROOT: &str = "root ::= tool-call | tool-calls";
     let repeats = rules(calls).any(|rule| {
@@ -82,7 +83,11 @@ pub(crate) fn narrowed(calls: &str, several: bool) -> String {
         "root ::= tool-call"
     };
     rules(calls)
-        .map(|rule| if rule == ROOT { chosen } else { rule })
+        .map(|rule| match rule {
+            ROOT => chosen,
+            "tool-calls ::= (tool-call? space)+" => "tool-calls ::= (tool-call space)+",
+            _ => rule,
+        })
         .fold(String::new(), |grammar, rule| grammar + rule + "\n")
 }
 
@@ -140,6 +145,12 @@ mod tests {
     use super::*;
 
     const CALLS: &str = "root ::= tool-call | tool-calls\ntool-call ::= \"<call>\" \"1\"\ntool-calls ::= (tool-call space)+\n";
+
+    #[test]
+    fn an_answer_of_no_calls_is_none() {
+        let calls = "root ::= tool-call | tool-calls\ntool-calls ::= (tool-call? space)+\n";
+        assert!(narrowed(calls, true).ends_with("tool-calls ::= (tool-call space)+\n"));
+    }
 
     #[test]
     fn one_call_or_several() {

@@ -6,6 +6,8 @@
 //! and calls is told apart by `reply`, what images and sounds say comes through `media`, and what an answer must look like is a `grammar`, made of a `schema` or by the template.
 
 mod adapters;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod attention;
 mod calls;
 mod decode;
 mod device;

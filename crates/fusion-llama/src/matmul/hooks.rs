@@ -23,9 +23,9 @@ thread_local! {
 
 /// The head of `ggml_compute_params`: which of how many threads calls.
 #[repr(C)]
-struct Params {
-    thread: c_int,
-    threads: c_int,
+pub(crate) struct Params {
+    pub(crate) thread: c_int,
+    pub(crate) threads: c_int,
 }
 
 #[expect(

@@ -29,6 +29,9 @@ mod q8_k;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tiles;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use hooks::Params;
+
 /// Parameters to load a model with. Where its tensors gain nothing by it, ggml doesn't copy them into an order of its own.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) fn model_params(gains_by_repacking: bool) -> LlamaModelParams {

@@ -74,9 +74,9 @@ pub(crate) fn load(slots: u32, context_length: u32) -> Option<Llama> {
     Some(Llama::load(&launch(model_file()?, slots, context_length)).unwrap())
 }
 
-/// A question that the model answers with "Paris", which with its template's own system message it doesn't.
+/// A question that the model answers with "Paris", clearly enough that the rounding of no processor changes it.
 pub(crate) fn ask_for_paris() -> ChatRequest {
-    let mut request = ask("What is the capital of France?", 32);
+    let mut request = ask("Name the capital of France.", 32);
     request.messages.insert(
         0,
         Message::new(Role::System, "You are a helpful assistant."),

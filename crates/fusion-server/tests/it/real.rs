@@ -36,7 +36,7 @@ async fn the_capital_of_france_is_paris() {
     let server = home.start().await;
     // Under its template's own system message this model, so strongly quantized, answers with the Marseillaise, as it does in
     // llama-server too.
-    let mut body = greedy("What is the capital of France?", 40);
+    let mut body = greedy("Name the capital of France.", 40);
     let system = json!({ "role": "system", "content": "You are a helpful assistant." });
     body["messages"].as_array_mut().unwrap().insert(0, system);
     let events = server.client().stream(&body).await.rest().await;
