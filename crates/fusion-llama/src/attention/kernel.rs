@@ -311,6 +311,52 @@ mod tests {
     }
 
     #[test]
+    fn processors_of_either_width_come_to_the_same() {
+        if !is_supported() || !is_x86_feature_detected!("avx512f") {
+            return println!("SKIPPED: this processor has no vectors of two widths");
+        }
+        const LENGTH: usize = 128;
+        let numbers = |count: usize| (0..count).map(|index| (index * 7919 % 2_047) as u16);
+        // Half precision from 0.5 to 2, a cell after the other.
+        let halves: Vec<u16> = numbers(50 * LENGTH).map(|number| 0x3800 + number).collect();
+        let queries: Vec<f32> = numbers(5 * LENGTH)
+            .map(|number| f32::from(number) / 10_240.0 - 0.1)
+            .collect();
+        let computed = |attend: unsafe fn(&Heads, &mut Scratch)| {
+            let mut output = vec![f32::NAN; 5 * LENGTH];
+            let rows = Rows {
+                first: halves.as_ptr(),
+                stride: 2 * LENGTH,
+            };
+            let heads = Heads {
+                count: 5,
+                length: LENGTH,
+                scale: 0.1,
+                queries: Rows {
+                    first: queries.as_ptr(),
+                    stride: 4 * LENGTH,
+                },
+                keys: rows,
+                values: rows,
+                output: output.as_mut_ptr(),
+            };
+            let mut scratch = Scratch::default();
+            let mask: Vec<u16> = (0..50)
+                .map(|cell| if cell % 3 == 0 { HIDDEN } else { 0 })
+                .collect();
+            scratch.see(&mask);
+            // SAFETY: the processor has both, and all rows are there.
+            unsafe { attend(&heads, &mut scratch) };
+            output
+        };
+        let (narrow, wide) = (computed(attend_256), computed(attend_512));
+        for (narrow, wide) in narrow.iter().zip(&wide) {
+            assert!((0.5..2.0).contains(wide), "{wide}");
+            assert!((narrow - wide).abs() < 1e-5, "{narrow} {wide}");
+        }
+    }
+
+    #[test]
     fn a_mask_says_which_cells_are_seen_and_what_is_added() {
         let mut scratch = Scratch::default();
         let mut mask = vec![HIDDEN; 40];
