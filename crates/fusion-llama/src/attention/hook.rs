@@ -6,7 +6,7 @@ use std::{cell::RefCell, slice};
 use llama_cpp_sys_4 as sys;
 
 use super::kernel::{self, Heads, Rows, STEP, Scratch};
-use crate::matmul::Params;
+use crate::matmul::{Params, are_supported};
 
 /// From so many queries of a sequence on ggml computes them in tiles.
 const MANY: i64 = 64;
@@ -64,9 +64,12 @@ impl<'a> Call<'a> {
             [0, 1, 2].map(|index| f32::from_bits(output.op_params[index].cast_unsigned()));
         let [length, tokens, heads, sequences] = queries.ne;
         let halves = [keys, values, mask];
-        let is_ours = kernel::is_supported()
+        let is_ours = are_supported()
             && queries.type_ == sys::GGML_TYPE_F32
             && halves.iter().all(|half| half.type_ == sys::GGML_TYPE_F16)
+            // Numbers lie side by side.
+            && queries.nb[0] == size_of::<f32>()
+            && halves.iter().all(|half| half.nb[0] == size_of::<u16>())
             && (sinks.is_none() && max_bias == 0.0 && softcap == 0.0)
             && tokens < MANY
             && length % STEP as i64 == 0

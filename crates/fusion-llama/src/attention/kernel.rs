@@ -19,12 +19,6 @@ pub(super) const STEP: usize = 64;
 /// Minus infinity, in half precision: the mask of what a query doesn't see.
 const HIDDEN: u16 = 0xfc00;
 
-pub(super) fn is_supported() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-}
-
 /// Rows of numbers, one for each cell or each head, so many bytes after one another.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<T> {
@@ -82,7 +76,7 @@ impl Scratch {
 }
 
 /// # Safety
-/// The processor is [supported](is_supported); the heads' queries and output are there, and the keys and values of all cells that were
+/// The processor has AVX2, FMA and F16C; the heads' queries and output are there, and the keys and values of all cells that were
 /// [seen](Scratch::see). Nobody else writes to the output.
 pub(super) unsafe fn attend(heads: &Heads, scratch: &mut Scratch) {
     // SAFETY: so the caller says; AVX-512 is asked for.
@@ -299,6 +293,7 @@ fn single(half: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matmul::are_supported;
 
     #[test]
     fn exponentials_are_exact_to_single_precision() {
@@ -312,7 +307,7 @@ mod tests {
 
     #[test]
     fn processors_of_either_width_come_to_the_same() {
-        if !is_supported() || !is_x86_feature_detected!("avx512f") {
+        if !are_supported() || !is_x86_feature_detected!("avx512f") {
             return println!("SKIPPED: this processor has no vectors of two widths");
         }
         const LENGTH: usize = 128;

@@ -31,6 +31,8 @@ mod tiles;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) use hooks::Params;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use tiles::are_supported;
 
 /// Parameters to load a model with. Where its tensors gain nothing by it, ggml doesn't copy them into an order of its own.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

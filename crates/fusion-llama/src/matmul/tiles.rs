@@ -61,7 +61,7 @@ pub(super) unsafe trait Kind: Sized + 'static {
     );
 }
 
-pub(super) fn are_supported() -> bool {
+pub(crate) fn are_supported() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
