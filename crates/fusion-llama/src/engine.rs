@@ -188,6 +188,7 @@ impl Engine for Llama {
             let prompt = template.prompt(model, &request, seen.as_ref())?;
             Ok(Wish {
                 sampler: sampler(model, &request.sampling, &request.logit_bias, &prompt)?,
+                is_seeded: request.sampling.seed.is_some(),
                 prompt,
                 stop: request.stop.clone(),
                 max_tokens: request.max_tokens,
@@ -211,6 +212,7 @@ impl Engine for Llama {
                 let prompt = Prompt::plain(raw_prompt::tokens(model, &request)?);
                 Ok(Wish {
                     sampler: sampler(model, &request.sampling, &request.logit_bias, &prompt)?,
+                    is_seeded: request.sampling.seed.is_some(),
                     prompt,
                     stop: request.stop.clone(),
                     max_tokens: request.max_tokens,
@@ -245,6 +247,7 @@ fn projector_file(launch: &Launch) -> Result<Option<ProjectorFile>> {
 struct Wish {
     prompt: Prompt,
     sampler: CommonSampler,
+    is_seeded: bool,
     /// Strings of the client's own that end the answer.
     stop: Vec<String>,
     max_tokens: Option<u32>,
@@ -284,6 +287,7 @@ impl Llama {
                 pieces: wish.prompt.pieces,
                 max_tokens,
                 sampler: wish.sampler,
+                is_seeded: wish.is_seeded,
                 mix,
                 top_logprobs: wish.top_logprobs.map(|top| top as usize),
                 outputs,

@@ -71,6 +71,7 @@ fn read(
         pieces: prompt.pieces,
         max_tokens: 1,
         sampler,
+        is_seeded: false,
         mix,
         top_logprobs: None,
         outputs,

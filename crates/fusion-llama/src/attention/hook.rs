@@ -1,20 +1,21 @@
 //! What the linker calls in place of ggml's attention.
 #![expect(unsafe_code, reason = "ggml is C")]
 
-use std::{cell::RefCell, slice};
+use std::{cell::RefCell, iter, ops::Range, slice};
 
 use llama_cpp_sys_4 as sys;
 
-use super::kernel::{self, Heads, Rows, STEP, Scratch};
+use super::{
+    kernel::{self, HIDDEN, Heads, Rows, STEP},
+    tile::{self, Grid, Tile},
+};
 use crate::matmul::{Params, are_supported};
 
-/// From so many queries of a sequence on ggml computes them in tiles.
-const MANY: i64 = 64;
 /// With fewer pieces of work than so many for each thread, some threads would wait for others.
-const PIECES: i64 = 4;
+const PIECES: usize = 4;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<(kernel::Scratch, tile::Scratch)> = RefCell::default();
 }
 
 unsafe extern "C" {
@@ -62,7 +63,7 @@ impl<'a> Call<'a> {
         let (queries, keys, values, mask) = (queries?, keys?, values?, mask?);
         let [scale, max_bias, softcap] =
             [0, 1, 2].map(|index| f32::from_bits(output.op_params[index].cast_unsigned()));
-        let [length, tokens, heads, sequences] = queries.ne;
+        let [length, _, heads, sequences] = queries.ne;
         let halves = [keys, values, mask];
         let is_ours = are_supported()
             && queries.type_ == sys::GGML_TYPE_F32
@@ -71,7 +72,6 @@ impl<'a> Call<'a> {
             && queries.nb[0] == size_of::<f32>()
             && halves.iter().all(|half| half.nb[0] == size_of::<u16>())
             && (sinks.is_none() && max_bias == 0.0 && softcap == 0.0)
-            && tokens < MANY
             && length % STEP as i64 == 0
             && keys.ne == values.ne
             && keys.ne[0] == length
@@ -79,9 +79,7 @@ impl<'a> Call<'a> {
             && heads % keys.ne[2] == 0
             && mask.ne[0] >= keys.ne[1]
             && (mask.ne[2] == 1 && mask.ne[3] == sequences);
-        let pieces = tokens * sequences * keys.ne[2];
-        let threads = i64::from(params.threads);
-        (is_ours && (threads == 1 || pieces >= PIECES * threads)).then_some(Self {
+        let call = Self {
             params,
             output,
             queries,
@@ -89,32 +87,109 @@ impl<'a> Call<'a> {
             values,
             mask,
             scale,
-        })
+        };
+        let [tokens, shared, sequences] = call.sizes();
+        let [_, threads] = call.threads();
+        let are_enough = threads == 1 || tokens * shared * sequences >= PIECES * threads;
+        (is_ours && are_enough).then_some(call)
     }
 
-    /// This thread's part of the pieces: one is a token's heads that share keys and values.
+    /// Tokens of a sequence, heads with keys of their own, and sequences.
+    fn sizes(&self) -> [usize; 3] {
+        [self.queries.ne[1], self.keys.ne[2], self.keys.ne[3]].map(|size| size as usize)
+    }
+
+    /// Numbers in a head.
+    fn length(&self) -> usize {
+        self.queries.ne[0] as usize
+    }
+
+    /// This one, and how many there are.
+    fn threads(&self) -> [usize; 2] {
+        [self.params.thread, self.params.threads].map(|number| number as usize)
+    }
+
+    /// Heads that share keys and values.
+    fn count(&self) -> usize {
+        (self.queries.ne[2] / self.keys.ne[2]) as usize
+    }
+
+    /// This thread's part: with each run of tokens it is the turn of some heads that share keys and values.
     ///
     /// # Safety
     /// The tensors are what they say, and no other thread calls it as this one.
     unsafe fn compute(&self) {
-        let [tokens, shared, sequences] =
-            [self.queries.ne[1], self.keys.ne[2], self.keys.ne[3]].map(|size| size as usize);
-        let [thread, threads] = [self.params.thread, self.params.threads].map(|n| n as usize);
-        let until = |thread| tokens * sequences * shared * thread / threads;
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut seen = None;
-            for piece in until(thread)..until(thread + 1) {
-                let (row, shared) = (piece / shared, piece % shared);
-                let (token, sequence) = (row % tokens, row / tokens);
+        let [_, shared, sequences] = self.sizes();
+        let [thread, threads] = self.threads();
+        let mut turns = (0..threads).cycle();
+        SCRATCH.with_borrow_mut(|(few, many)| {
+            for sequence in 0..sequences {
                 // SAFETY: so the caller says.
-                unsafe {
-                    if seen.replace(row) != Some(row) {
-                        scratch.see(self.mask(token, sequence));
+                for run in unsafe { self.runs(sequence) } {
+                    let mine: Vec<_> = iter::zip(0..shared, &mut turns)
+                        .filter_map(|(shared, turn)| (turn == thread).then_some(shared))
+                        .collect();
+                    if !mine.is_empty() {
+                        // SAFETY: so the caller says.
+                        unsafe { self.compute_run(run, sequence, &mine, few, many) };
                     }
-                    kernel::attend(&self.heads(token, shared, sequence), scratch);
                 }
             }
         });
+    }
+
+    /// Tokens after one another of which each sees a cell that the one before sees too, as those of a text do; at most a tile of
+    /// them, and so few that each thread has some.
+    ///
+    /// # Safety
+    /// As for [`Call::compute`].
+    unsafe fn runs(&self, sequence: usize) -> impl Iterator<Item = Range<usize>> {
+        let [tokens, shared, sequences] = self.sizes();
+        let most = match self.threads() {
+            [_, 1] => tokens,
+            [_, threads] => tokens * shared * sequences / (PIECES * threads),
+        };
+        let most = most.min(tile::tokens(self.count()));
+        // SAFETY: so the caller says.
+        let mask = move |token| unsafe { self.mask(token, sequence) };
+        let mut end = 0;
+        iter::from_fn(move || {
+            let first = end;
+            end += usize::from(first < tokens);
+            while end < tokens.min(first + most) && share_cells(mask(end - 1), mask(end)) {
+                end += 1;
+            }
+            (first < end).then_some(first..end)
+        })
+    }
+
+    /// # Safety
+    /// As for [`Call::compute`].
+    unsafe fn compute_run(
+        &self,
+        tokens: Range<usize>,
+        sequence: usize,
+        shared: &[usize],
+        few: &mut kernel::Scratch,
+        many: &mut tile::Scratch,
+    ) {
+        // SAFETY: so the caller says.
+        unsafe {
+            let mask = |token| self.mask(token, sequence);
+            let masks: Vec<_> = tokens.clone().map(mask).collect();
+            if many.look(&masks, self.count()) {
+                for &shared in shared {
+                    tile::attend(&self.tile(tokens.start, &masks, shared, sequence), many);
+                }
+            } else {
+                for (token, mask) in tokens.zip(masks) {
+                    few.see(mask);
+                    for &shared in shared {
+                        kernel::attend(&self.heads(token, shared, sequence), few);
+                    }
+                }
+            }
+        }
     }
 
     /// # Safety
@@ -126,27 +201,67 @@ impl<'a> Call<'a> {
     }
 
     fn heads(&self, token: usize, shared: usize, sequence: usize) -> Heads {
-        let count = (self.queries.ne[2] / self.keys.ne[2]) as usize;
-        let first = shared * count;
+        let first = shared * self.count();
+        let [keys, values] = self.cells(shared, sequence);
         Heads {
-            count,
-            length: self.queries.ne[0] as usize,
+            count: self.count(),
+            length: self.length(),
             scale: self.scale,
             queries: Rows {
                 first: address(self.queries, [0, token, first, sequence]).cast(),
                 stride: self.queries.nb[2],
             },
-            keys: Rows {
-                first: address(self.keys, [0, 0, shared, sequence]).cast(),
-                stride: self.keys.nb[1],
-            },
-            values: Rows {
-                first: address(self.values, [0, 0, shared, sequence]).cast(),
-                stride: self.values.nb[1],
-            },
+            keys,
+            values,
             output: address(self.output, [0, first, token, sequence]).cast(),
         }
     }
+
+    fn tile<'m>(
+        &self,
+        token: usize,
+        masks: &'m [&'m [u16]],
+        shared: usize,
+        sequence: usize,
+    ) -> Tile<'m> {
+        let first = shared * self.count();
+        let [keys, values] = self.cells(shared, sequence);
+        let (queries, output) = (self.queries, self.output);
+        Tile {
+            heads: self.count(),
+            length: self.length(),
+            scale: self.scale,
+            queries: Grid {
+                first: address(queries, [0, token, first, sequence]).cast(),
+                strides: [queries.nb[1], queries.nb[2]],
+            },
+            keys,
+            values,
+            masks,
+            output: Grid {
+                first: address(output, [0, first, token, sequence]).cast(),
+                strides: [output.nb[2], output.nb[1]],
+            },
+        }
+    }
+
+    /// Keys and values.
+    fn cells(&self, shared: usize, sequence: usize) -> [Rows<u16>; 2] {
+        [self.keys, self.values].map(|tensor| Rows {
+            first: address(tensor, [0, 0, shared, sequence])
+                .cast_const()
+                .cast(),
+            stride: tensor.nb[1],
+        })
+    }
+}
+
+fn share_cells(one: &[u16], other: &[u16]) -> bool {
+    // So many at a time, without a branch for each.
+    let pairs = iter::zip(one.chunks(STEP), other.chunks(STEP));
+    pairs
+        .map(|(one, other)| iter::zip(one, other))
+        .any(|cells| cells.fold(false, |any, (&a, &b)| any | ((a != HIDDEN) & (b != HIDDEN))))
 }
 
 fn address(tensor: &sys::ggml_tensor, index: [usize; 4]) -> *mut u8 {
@@ -281,6 +396,10 @@ mod tests {
             (64, 1, 7, 1, 64, 8),
             (128, 2, 8, 8, 40, 2),
             (64, 63, 4, 1, 64, 1),
+            (64, 64, 9, 3, 333, 1),
+            (128, 70, 12, 2, 150, 1),
+            (64, 100, 4, 4, 40, 2),
+            (64, 65, 97, 1, 8, 1),
         ] {
             let sizes = Sizes {
                 length,

@@ -1,9 +1,11 @@
-//! Attention of a few queries, computed in place of ggml's: each query's heads read the cells that it sees, and no others.
+//! Attention, computed in place of ggml's: tokens read the cells that they see, and no others.
 //!
 //! Streams that share a KV cache don't see each other's cells, which are most of it. ggml looks at every cell once for each head; here
-//! a query's cells are listed once, and the heads that share keys and values read each cell together (`kernel`). Prompts, of which many
-//! queries are computed at once, stay ggml's.
+//! the cells that are seen are listed once, and the heads that share keys and values read each cell together: those of one token
+//! where there are few (`kernel`), those of many tokens of a prompt (`tile`).
 
+mod exponential;
 mod hook;
 mod kernel;
 mod lanes;
+mod tile;

@@ -174,13 +174,18 @@ impl<'model> Decoder<'model> {
     }
 
     /// The text that a slot has to read, up to the next image or sound.
+    ///
+    /// With a seed the last token of a prompt comes by itself, as it does where the others were remembered: read together with
+    /// them, it is computed in another order, and what is drawn may differ.
     fn ready(&self, slot: usize) -> Ready {
         let unread = self.unread(slot);
         let text = self.slots[slot].pieces().text_from(self.cache.held(slot));
+        let last = usize::from(self.slots[slot].is_seeded() && text >= unread && unread > 1);
+        let text = text.min(unread - last);
         Ready {
             slot,
             class: self.slots[slot].class(),
-            unread: unread.min(text),
+            unread: text,
             more: text < unread,
             skipped: self.slots[slot].skipped(),
         }

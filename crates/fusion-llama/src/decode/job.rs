@@ -20,6 +20,8 @@ pub(crate) struct Job {
     /// At least 1; prompt and answer together fit the context.
     pub(crate) max_tokens: usize,
     pub(crate) sampler: CommonSampler,
+    /// The same request is to have the same answer again.
+    pub(crate) is_seeded: bool,
     /// How many of the likeliest tokens are told with each token; `None` where no likelihood is.
     pub(crate) top_logprobs: Option<usize>,
     pub(crate) mix: Mix,

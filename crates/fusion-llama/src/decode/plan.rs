@@ -14,7 +14,7 @@ pub(crate) struct Ready {
     pub(crate) class: Class,
     /// Tokens that the model hasn't read yet, at least 1. A slot that generates has exactly its last token.
     pub(crate) unread: usize,
-    /// An image or a sound comes after them, so that nothing can be drawn yet.
+    /// An image, a sound or the prompt's last token comes after them, so that nothing can be drawn yet.
     pub(crate) more: bool,
     /// Steps that it was left out of since its last token.
     pub(crate) skipped: usize,

@@ -105,6 +105,11 @@ impl Slot {
         &self.tokens
     }
 
+    pub(super) fn is_seeded(&self) -> bool {
+        let request = self.request.as_ref();
+        request.is_some_and(|request| request.job.is_seeded)
+    }
+
     pub(super) fn mix(&self) -> &Mix {
         &self.mix
     }

@@ -7,6 +7,7 @@ use fusion_engine::{
         chat::{ChatRequest, FinishReason, Message, Role, Sampling},
     },
 };
+use fusion_llama::Llama;
 
 use crate::support::{answer, ask, ask_for_paris, load, refusal};
 
@@ -80,7 +81,17 @@ async fn a_stop_string_across_tokens_never_leaks() {
 
 #[tokio::test]
 async fn a_seed_makes_an_answer_come_again() {
-    let Some(engine) = load(1, 512) else { return };
+    let Some(engine) = load(1, 1024) else { return };
+    let story =
+        "The boat has been in the family for long, and each of us painted it once. ".repeat(8);
+    for text in ["", &story] {
+        let question = format!("{text}Invent a name for a boat and say why.");
+        comes_again(&engine, &question).await;
+    }
+}
+
+/// Whether its beginning was remembered, or not.
+async fn comes_again(engine: &Llama, question: &str) {
     let seeded = |seed| ChatRequest {
         sampling: Sampling {
             temperature: Some(1.2),
@@ -93,13 +104,13 @@ async fn a_seed_makes_an_answer_come_again() {
             seed,
             adapters: None,
         },
-        ..ask("Invent a name for a boat and say why.", 40)
+        ..ask(question, 40)
     };
-    let first = answer(&engine, seeded(Some(7))).await.text;
-    assert_eq!(answer(&engine, seeded(Some(7))).await.text, first);
-    assert_ne!(answer(&engine, seeded(Some(8))).await.text, first);
-    let drawn = answer(&engine, seeded(None)).await.text;
-    assert_ne!(answer(&engine, seeded(None)).await.text, drawn);
+    let first = answer(engine, seeded(Some(7))).await.text;
+    assert_eq!(answer(engine, seeded(Some(7))).await.text, first);
+    assert_ne!(answer(engine, seeded(Some(8))).await.text, first);
+    let drawn = answer(engine, seeded(None)).await.text;
+    assert_ne!(answer(engine, seeded(None)).await.text, drawn);
 }
 
 #[tokio::test]
