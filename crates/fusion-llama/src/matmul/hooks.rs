@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     ffi::{c_int, c_void},
+    ops::Range,
     slice,
 };
 
@@ -13,6 +14,8 @@ use super::{
     q4_1::Q4_1,
     q4_k::Q4K,
     q6_k::Q6K,
+    q8_k::Input,
+    rows::{self, RowKind},
     tiles::{self, Kind, Matrix, Output, ROWS},
 };
 
@@ -135,8 +138,10 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
             inputs: (b, ldb),
             output: (c, ldc),
         };
-        // A single column ggml's own code of the K types multiplies as quickly as memory brings its weights.
-        let many = columns > 1 && has_k_kinds();
+        let has_k_kinds = has_k_kinds();
+        let by_rows = has_k_kinds && rows::are_supported() && columns < rows::MANY;
+        // Without such vectors, ggml's own code multiplies a single column as quickly as memory brings its weights.
+        let by_tiles = has_k_kinds && columns > 1;
         // SAFETY: ggml passes what it says: rows and columns of so many blocks of these types, which are alive and not written to
         // during the call, and room for the product, of which no two threads are given the same part.
         unsafe {
@@ -145,11 +150,19 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
                     call.multiply::<Q4_1>();
                     return true;
                 }
-                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if many => {
+                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if by_rows => {
+                    call.multiply_rows::<Q4K>();
+                    return true;
+                }
+                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if by_rows => {
+                    call.multiply_rows::<Q6K>();
+                    return true;
+                }
+                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if by_tiles => {
                     call.multiply::<Q4K>();
                     return true;
                 }
-                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if many => {
+                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if by_tiles => {
                     call.multiply::<Q6K>();
                     return true;
                 }
@@ -165,11 +178,17 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
     }
 }
 
-/// With AVX-512 ggml has other code for these types, which ours wasn't compared with.
+/// Where ggml has AMX, its code for these types is quicker; and with AVX-512 but no VNNI, ours wasn't compared with it.
 #[expect(unsafe_code, reason = "ggml knows what it was compiled for")]
 fn has_k_kinds() -> bool {
-    // SAFETY: it takes nothing.
-    tiles::are_supported() && unsafe { sys::ggml_cpu_has_avx512() } == 0
+    // SAFETY: they take nothing.
+    let (has_avx512, has_amx) = unsafe {
+        (
+            sys::ggml_cpu_has_avx512() != 0,
+            sys::ggml_cpu_has_amx_int8() != 0,
+        )
+    };
+    tiles::are_supported() && !has_amx && (!has_avx512 || rows::are_supported())
 }
 
 struct Call {
@@ -192,11 +211,34 @@ impl Call {
             let weights = matrix::<K::Weight>(self.weights, self.rows, self.length);
             let inputs = matrix::<K::Input>(self.inputs, self.columns, self.length);
             let output = Output::new(self.output.0, self.output.1);
-            let Params { thread, threads } = *self.params;
-            let until = |thread: c_int| self.rows / ROWS * thread as usize / threads as usize;
-            let part = until(thread)..until(thread + 1);
-            tiles::multiply::<K>(&weights, &inputs, self.columns, self.length, output, &part);
+            let (columns, length) = (self.columns, self.length);
+            tiles::multiply::<K>(&weights, &inputs, columns, length, output, &self.part());
         }
+    }
+
+    /// # Safety
+    /// As for [`Call::multiply`].
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn multiply_rows<K: RowKind>(&self) {
+        let part = self.part();
+        // SAFETY: so the caller says.
+        unsafe {
+            let weights = matrix::<K::Weight>(self.weights, self.rows, self.length);
+            let inputs = matrix::<Input>(self.inputs, self.columns, self.length);
+            let output = Output::new(self.output.0, self.output.1);
+            let (columns, length) = (self.columns, self.length);
+            let rows = part.start * ROWS..part.end * ROWS;
+            rows::multiply::<K>(&weights, &inputs, columns, length, output, rows);
+        }
+    }
+
+    /// This thread's part, in tiles of rows.
+    #[expect(unsafe_code, reason = "ggml passes an address")]
+    fn part(&self) -> Range<usize> {
+        // SAFETY: ggml's parameters are there during the call.
+        let Params { thread, threads } = unsafe { &*self.params };
+        let until = |thread: c_int| self.rows / ROWS * thread as usize / *threads as usize;
+        until(*thread)..until(*thread + 1)
     }
 }
 
@@ -341,7 +383,10 @@ mod tests {
             }
         }
         let came_here = K::scratch().with_borrow(|scratch| !scratch.inputs.is_empty());
-        assert_eq!(came_here, kind == sys::GGML_TYPE_Q4_1 || has_k_kinds());
+        let is_of_q4_1 = kind == sys::GGML_TYPE_Q4_1;
+        assert_eq!(came_here, is_of_q4_1 || has_k_kinds());
+        let by_rows = !is_of_q4_1 && has_k_kinds() && rows::are_supported();
+        assert_eq!(rows::came_here(), by_rows);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! Ours are Q4_1, Q4_K and Q6_K on processors with AVX2. For those ggml takes each block of weights apart once for each column, or
 //! has to have copied the weights into another order at load; here blocks are taken apart once for all columns, eight rows side
-//! by side (`tiles`).
+//! by side (`tiles`), or, with few columns, one after the other (`rows`).
 
 use llama_cpp_4::model::params::LlamaModelParams;
 
@@ -26,6 +26,8 @@ mod q4_k;
 mod q6_k;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod q8_k;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod rows;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tiles;
 

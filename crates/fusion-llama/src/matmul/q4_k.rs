@@ -6,11 +6,18 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps, _mm256_fmadd_ps,
-        _mm256_fnmadd_ps, _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
-        _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8,
-        _mm256_srli_epi32,
+        __m256, __m256i, __m512, _mm_broadcastss_ps, _mm_cvtepi32_ps, _mm_cvtepu8_epi16,
+        _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_loadu_si128, _mm_madd_epi16,
+        _mm_movehdup_ps, _mm_mul_ps, _mm_set1_ps, _mm256_add_epi32, _mm256_and_si256,
+        _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_madd_epi16, _mm256_mul_ps,
+        _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_srli_epi32, _mm512_add_epi32, _mm512_and_si512,
+        _mm512_broadcast_i32x4, _mm512_broadcastss_ps, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_madd_epi16, _mm512_set1_epi8,
+        _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_sub_ps,
+        _mm512_zextps128_ps512,
     },
+    array,
     cell::RefCell,
     thread::LocalKey,
 };
@@ -18,6 +25,7 @@ use std::{
 use super::{
     lanes::{dots, halves, lower_nibbles, pick, transposed, upper_nibbles},
     q8_k::{Input, Ready},
+    rows::{self, RowKind},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -129,6 +137,89 @@ unsafe impl Kind for Q4K {
             let (product, least) = (_mm256_cvtepi32_ps(*product), _mm256_cvtepi32_ps(least));
             *sum = _mm256_fmadd_ps(_mm256_mul_ps(tile.scale, scale), product, *sum);
             *sum = _mm256_fnmadd_ps(_mm256_mul_ps(tile.least, scale), least, *sum);
+        }
+    }
+}
+
+/// For each two groups of 32 quants that lie in a vector, the shuffle that makes 32 bits of their parts' scales.
+const PICKS: [[u8; 64]; 4] = [picks(0, 2), picks(1, 3), picks(4, 6), picks(5, 7)];
+
+const fn picks(low: u8, high: u8) -> [u8; 64] {
+    // An index above 127 makes a zero.
+    let mut picks = [0x80; 64];
+    let mut lane = 0;
+    while lane < 16 {
+        picks[4 * lane] = if lane < 8 { low } else { high };
+        lane += 1;
+    }
+    picks
+}
+
+impl RowKind for Q4K {
+    type Weight = Weight;
+
+    /// The lower halves of 64 bytes, then the upper ones.
+    const ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[expect(unsafe_code, reason = "these load as many bytes as there are")]
+    unsafe fn accumulate<const COUNT: usize>(
+        weight: &Weight,
+        inputs: [&rows::Ready; COUNT],
+        sums: &mut [__m512; COUNT],
+    ) {
+        let nibbles = _mm512_set1_epi8(0x0f);
+        let packed = weight.quants.as_ptr().cast::<u8>();
+        // SAFETY: 128 bytes.
+        let [first, second] =
+            [0, 64].map(|byte| unsafe { _mm512_loadu_si512(packed.add(byte).cast()) });
+        let quants = [
+            _mm512_and_si512(first, nibbles),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(first), nibbles),
+            _mm512_and_si512(second, nibbles),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(second), nibbles),
+        ];
+        let [both, a, b, c] = array::from_fn(|index| {
+            let number = &weight.head.as_chunks::<4>().0[index];
+            u32::from_le_bytes(*number)
+        });
+        // As in `unpack`.
+        let six = |four: u32| four & 0x3f3f_3f3f;
+        let rest = |nibbles: u32, top: u32| (nibbles & 0x0f0f_0f0f) | (top >> 2 & 0x3030_3030);
+        let eight = |low: u32, high: u32| {
+            _mm_cvtsi64_si128((u64::from(low) | u64::from(high) << 32).cast_signed())
+        };
+        let scales = _mm512_broadcast_i32x4(eight(six(a), rest(c, a)));
+        let leasts = _mm_cvtepu8_epi16(eight(six(b), rest(c >> 4, b)));
+        // SAFETY: 64 bytes.
+        let scales = PICKS.map(|picks| unsafe {
+            _mm512_shuffle_epi8(scales, _mm512_loadu_si512(picks.as_ptr().cast()))
+        });
+        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(both.cast_signed()));
+        for (input, sum) in inputs.into_iter().zip(sums) {
+            let mut products = _mm512_setzero_si512();
+            for part in 0..4 {
+                let dots =
+                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[part], input.quants[part]);
+                // In 16 bits, as at most 4 * 15 * 127.
+                products = _mm512_add_epi32(products, _mm512_madd_epi16(dots, scales[part]));
+            }
+            // SAFETY: eight numbers.
+            let least = unsafe {
+                _mm_madd_epi16(leasts, _mm_loadu_si128(input.double_sums.as_ptr().cast()))
+            };
+            let both = _mm_mul_ps(both, _mm_set1_ps(input.scale));
+            let least = _mm_mul_ps(
+                _mm_broadcastss_ps(_mm_movehdup_ps(both)),
+                _mm_cvtepi32_ps(least),
+            );
+            *sum = _mm512_fmadd_ps(
+                _mm512_broadcastss_ps(both),
+                _mm512_cvtepi32_ps(products),
+                *sum,
+            );
+            *sum = _mm512_sub_ps(*sum, _mm512_zextps128_ps512(least));
         }
     }
 }

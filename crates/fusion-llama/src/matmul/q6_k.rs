@@ -6,11 +6,18 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, _mm_setr_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps,
-        _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256,
-        _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
-        _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srai_epi16,
-        _mm256_srli_epi16, _mm256_sub_epi32,
+        __m256, __m256i, __m512, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_mul_ps,
+        _mm_set1_ps, _mm_setr_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi8_epi16,
+        _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16,
+        _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_sub_epi32,
+        _mm512_add_epi32, _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_broadcastss_ps,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+        _mm512_loadu_si512, _mm512_madd_epi16, _mm512_or_si512, _mm512_permutexvar_epi32,
+        _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi64, _mm512_setzero_si512,
+        _mm512_sllv_epi64, _mm512_srli_epi16, _mm512_srlv_epi64, _mm512_sub_epi32,
+        _mm512_zextsi256_si512,
     },
     cell::RefCell,
     thread::LocalKey,
@@ -19,6 +26,7 @@ use std::{
 use super::{
     lanes::{dots, lower_nibbles, pick, transposed, upper_nibbles},
     q8_k::{Input, Ready},
+    rows::{self, RowKind},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -142,4 +150,81 @@ unsafe impl Kind for Q6K {
 fn signed(bytes: __m256i, low: usize, high: usize) -> __m256i {
     let upper = _mm256_slli_epi16::<8>(_mm256_shuffle_epi8(bytes, pick(low, high)));
     _mm256_srai_epi16::<8>(upper)
+}
+
+/// Of four parts each, four lanes for each.
+const PICKS: [[u32; 16]; 4] = [picks(0), picks(4), picks(8), picks(12)];
+
+const fn picks(first: u32) -> [u32; 16] {
+    let mut picks = [0; 16];
+    let mut lane = 0;
+    while lane < 16 {
+        picks[lane] = first + lane as u32 / 4;
+        lane += 1;
+    }
+    picks
+}
+
+impl RowKind for Q6K {
+    type Weight = Weight;
+
+    const ORDER: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[expect(unsafe_code, reason = "these load as many bytes as there are")]
+    unsafe fn accumulate<const COUNT: usize>(
+        weight: &Weight,
+        inputs: [&rows::Ready; COUNT],
+        sums: &mut [__m512; COUNT],
+    ) {
+        let (nibbles, top) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
+        // The first 32 quants of a vector have their upper bits lower in a byte than the others.
+        let up = _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2);
+        let down = _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2);
+        let mut quants = [_mm512_setzero_si512(); 4];
+        for half in 0..2 {
+            // SAFETY: 64 and 32 bytes.
+            let (lower, upper) = unsafe {
+                (
+                    _mm512_loadu_si512(weight.lower[half].as_ptr().cast()),
+                    _mm256_loadu_si256(weight.upper[half].as_ptr().cast()),
+                )
+            };
+            let upper = _mm512_broadcast_i64x4(upper);
+            let low = _mm512_and_si512(lower, nibbles);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(lower), nibbles);
+            let low_top = _mm512_and_si512(_mm512_sllv_epi64(upper, up), top);
+            let high_top = _mm512_and_si512(_mm512_srlv_epi64(upper, down), top);
+            quants[2 * half] = _mm512_or_si512(low, low_top);
+            quants[2 * half + 1] = _mm512_or_si512(high, high_top);
+        }
+        // SAFETY: sixteen bytes.
+        let part_scales = unsafe { _mm_loadu_si128(weight.part_scales.as_ptr().cast()) };
+        let wide = _mm512_and_si512(_mm512_cvtepi8_epi32(part_scales), _mm512_set1_epi32(0xffff));
+        // SAFETY: sixteen numbers.
+        let scales = PICKS.map(|picks| unsafe {
+            _mm512_permutexvar_epi32(_mm512_loadu_si512(picks.as_ptr().cast()), wide)
+        });
+        let part_scales = _mm256_cvtepi8_epi16(part_scales);
+        let scale = u16::from_le_bytes(weight.scale);
+        let scale = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale)));
+        for (input, sum) in inputs.into_iter().zip(sums) {
+            let mut products = _mm512_setzero_si512();
+            for part in 0..4 {
+                let dots =
+                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[part], input.quants[part]);
+                // In 16 bits, as at most 4 * 63 * 127.
+                products = _mm512_add_epi32(products, _mm512_madd_epi16(dots, scales[part]));
+            }
+            // SAFETY: sixteen numbers.
+            let offset = unsafe {
+                _mm256_madd_epi16(part_scales, _mm256_loadu_si256(input.sums.as_ptr().cast()))
+            };
+            let offset = _mm512_zextsi256_si512(_mm256_slli_epi32::<5>(offset));
+            let product = _mm512_cvtepi32_ps(_mm512_sub_epi32(products, offset));
+            let scale = _mm512_broadcastss_ps(_mm_mul_ps(scale, _mm_set1_ps(input.scale)));
+            *sum = _mm512_fmadd_ps(scale, product, *sum);
+        }
+    }
 }

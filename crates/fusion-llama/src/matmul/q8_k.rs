@@ -1,6 +1,8 @@
 //! Q8_K, which ggml converts inputs to for weights in blocks of 256.
 
-use super::lanes::fours;
+use std::{arch::x86_64::_mm512_loadu_si512, array};
+
+use super::{lanes::fours, rows};
 
 /// ggml's `block_q8_K`.
 #[repr(C)]
@@ -24,15 +26,38 @@ pub(super) struct Ready {
 impl Input {
     #[inline]
     pub(super) fn ready(&self) -> Ready {
-        let sums = |index: usize| self.sums[index] + self.sums[index + 1];
+        let [a, b, c, d, e, f, g, h] = self.double_sums();
         Ready {
             scale: self.scale,
             quants: self.quants.map(|part| fours(&part)),
-            sums: std::array::from_fn(|pair| both(sums(4 * pair), sums(4 * pair + 2))),
-            short_sums: std::array::from_fn(|pair| {
-                both(self.sums[2 * pair], self.sums[2 * pair + 1])
-            }),
+            sums: [both(a, b), both(c, d), both(e, f), both(g, h)],
+            short_sums: array::from_fn(|pair| both(self.sums[2 * pair], self.sums[2 * pair + 1])),
         }
+    }
+
+    /// With its quants by 32 in this order.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn ordered(&self, order: &[usize; 8]) -> rows::Ready {
+        let parts = order.map(|part| self.quants[part]);
+        let vector = |index: usize| {
+            let two: &[[[i8; 4]; 8]; 2] = &parts.as_chunks().0[index];
+            // SAFETY: two parts are 64 bytes.
+            #[expect(unsafe_code, reason = "see above")]
+            unsafe {
+                _mm512_loadu_si512(two.as_ptr().cast())
+            }
+        };
+        rows::Ready {
+            scale: self.scale,
+            quants: [vector(0), vector(1), vector(2), vector(3)],
+            sums: self.sums,
+            double_sums: self.double_sums(),
+        }
+    }
+
+    fn double_sums(&self) -> [i16; 8] {
+        array::from_fn(|part| self.sums[2 * part] + self.sums[2 * part + 1])
     }
 }
 

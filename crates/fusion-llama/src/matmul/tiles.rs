@@ -76,7 +76,7 @@ pub(super) struct Matrix<'a, T> {
 
 impl<T> Matrix<'_, T> {
     #[inline]
-    fn part(&self, index: usize, blocks: &Range<usize>) -> &[T] {
+    pub(super) fn part(&self, index: usize, blocks: &Range<usize>) -> &[T] {
         &self.blocks[index * self.stride..][blocks.clone()]
     }
 }
@@ -113,6 +113,15 @@ impl Output {
         #[expect(unsafe_code, reason = "see above")]
         unsafe {
             _mm256_storeu_ps(self.first.add(column * self.stride + row), values);
+        }
+    }
+
+    #[inline]
+    pub(super) fn store_one(self, row: usize, column: usize, value: f32) {
+        // SAFETY: `new` was promised room for it.
+        #[expect(unsafe_code, reason = "see above")]
+        unsafe {
+            self.first.add(column * self.stride + row).write(value);
         }
     }
 }
@@ -189,7 +198,7 @@ impl Window {
         #[expect(unsafe_code, reason = "see above")]
         tiles.resize(self.blocks.len(), unsafe { mem::zeroed() });
         for (block, tile) in tiles.iter_mut().enumerate() {
-            fetch(ahead.wrapping_add(ROWS * block));
+            fetch::<_, ROWS>(ahead.wrapping_add(ROWS * block));
             // SAFETY: this function has the same features.
             #[expect(unsafe_code, reason = "see above")]
             unsafe {
@@ -239,10 +248,10 @@ impl Window {
     }
 }
 
-/// Asks for eight blocks that are read later.
+/// Asks for so many blocks that are read later.
 #[inline]
-fn fetch<T>(blocks: *const T) {
-    for line in (0..ROWS * size_of::<T>()).step_by(CACHE_LINE) {
+pub(super) fn fetch<T, const BLOCKS: usize>(blocks: *const T) {
+    for line in (0..BLOCKS * size_of::<T>()).step_by(CACHE_LINE) {
         // SAFETY: a hint, which may name any address.
         #[expect(unsafe_code, reason = "see above")]
         unsafe {
