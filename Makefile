@@ -1,4 +1,5 @@
-# What there is to run; `make` alone lists it. PROFILE=dev builds without optimisation (faster to build, slower to run).
+# What there is to run; `make` alone lists it. PROFILE=dev builds without optimisation (faster to build, slower to run), CUDA=1 for
+# NVIDIA's GPUs (which needs the CUDA toolkit).
 
 PROFILE ?= release
 SHELL := /bin/bash
@@ -6,7 +7,8 @@ SHELL := /bin/bash
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # The dev binaries are built together with the tests: one set of dependency features, hence one build of everything.
-BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE))
+BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE)) \
+	$(if $(filter 1,$(CUDA)),--features fusion-server/cuda --features fusion-llama/cuda)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build models demo test test-servers test-mongo lint bench test-clients soak chaos fuzz
@@ -17,7 +19,7 @@ help: ## this list
 setup: ## install the build tools that are missing (apt; asks unless root or YES=1)
 	@YES="$(YES)" scripts/setup.sh
 
-build: | setup ## build fusiond and its engines
+build: | setup ## build fusiond and its engines (CUDA=1: for NVIDIA's GPUs)
 	$(BUILD)
 
 models: | setup ## fetch the demo models, checked by SHA-256 (QWEN=1: a 1.1 GB one too; VERIFY=1: hash what is there)

@@ -157,14 +157,20 @@ impl Engine for Llama {
         );
         let mut estimate = model_file::estimate(&launch.model, tensors, &model, &context)?;
         estimate.weights_bytes += adapters.bytes;
-        estimate.compute_bytes += shape.stowed_bytes(estimate.context_bytes);
+        // Prefixes outside the KV cache and the projector are the processor's, wherever the layers are.
+        let is_on_gpu = model_file::is_on_gpu(&model)?;
+        if !is_on_gpu {
+            estimate.compute_bytes += shape.stowed_bytes(estimate.context_bytes);
+        }
         if let Some(draft) = draft_path(launch) {
             let (model, context) = (LlamaModelParams::default(), shape.draft_params());
             let own = model_file::estimate(&draft, draft_bytes(&draft)?, &model, &context)?;
             estimate.weights_bytes += own.weights_bytes;
             estimate.compute_bytes += own.context_bytes + own.compute_bytes;
         }
-        if let Some(projector) = projector_file(launch)? {
+        if let Some(projector) = projector_file(launch)?
+            && !is_on_gpu
+        {
             estimate.weights_bytes += projector.weights_bytes();
             estimate.compute_bytes += projector.scratch_bytes();
         }

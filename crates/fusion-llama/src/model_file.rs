@@ -7,6 +7,7 @@ use llama_cpp_4::{
     context::params::LlamaContextParams,
     fit::{DeviceMemoryEntry, get_device_memory_data},
     model::{LlamaModel, params::LlamaModelParams},
+    supports_gpu_offload,
 };
 
 use crate::llama;
@@ -19,7 +20,17 @@ pub(crate) fn load(path: &Path, params: &LlamaModelParams) -> Result<LlamaModel>
         .map_err(|why| unusable(path, &why))
 }
 
-/// The tensors' own bytes, and what llama.cpp says of the context when it plans one without memory.
+/// Whether what is loaded so lies in GPUs' memory, whose bytes then are what counts: in a build for CUDA where there is a device,
+/// unless all layers are to stay with the processor.
+///
+/// # Errors
+/// `engine_unavailable` where llama.cpp can't start.
+pub(crate) fn is_on_gpu(params: &LlamaModelParams) -> Result<bool> {
+    llama::backend()?;
+    Ok(cfg!(feature = "cuda") && params.n_gpu_layers() != 0 && supports_gpu_offload())
+}
+
+/// The tensors' own bytes, and what llama.cpp says of the context when it plans one without memory; on GPUs, what it says of them.
 ///
 /// # Errors
 /// As for [`load`].
@@ -29,14 +40,22 @@ pub(crate) fn estimate(
     model: &LlamaModelParams,
     context: &LlamaContextParams,
 ) -> Result<Estimate> {
-    llama::backend()?;
+    let is_on_gpu = is_on_gpu(model)?;
     let report = llama::attempt(|| get_device_memory_data(path, model, context, llama::ERROR))
         .map_err(|why| unusable(path, &why))?;
+    let entries = match report.entries.split_last() {
+        // The last one is the host's.
+        Some((_, devices)) if is_on_gpu => devices,
+        _ => &report.entries,
+    };
     let sum = |bytes: fn(&DeviceMemoryEntry) -> usize| {
-        report.entries.iter().map(|entry| bytes(entry) as u64).sum()
+        entries.iter().map(|entry| bytes(entry) as u64).sum()
     };
     Ok(Estimate {
-        weights_bytes: tensor_bytes,
+        weights_bytes: match is_on_gpu {
+            true => sum(|entry| entry.model),
+            false => tensor_bytes,
+        },
         context_bytes: sum(|entry| entry.context),
         compute_bytes: sum(|entry| entry.compute),
     })

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    MemoryReader,
+    MemoryOf, MemoryReader,
     engine::{PLACES, filled},
 };
 
@@ -27,7 +27,8 @@ pub struct Config {
     pub engine_dirs: Vec<PathBuf>,
     /// The most bytes that all resident models may hold together.
     pub budget_bytes: u64,
-    /// Where the machine's own memory is read, which can make the budget smaller; not looked at when not given.
+    /// The memory that the budget is of, which can make the budget smaller where less of it is left; when not given, it is the
+    /// machine's, and nobody looks what is left.
     pub memory: Option<MemoryReader>,
     /// The most models that may be loaded together; one that is ending has left its place.
     pub max_models: Option<usize>,
@@ -88,6 +89,11 @@ impl Config {
             foreign: ForeignEngine::known(),
             keeper: None,
         }
+    }
+
+    pub(crate) fn memory_of(&self) -> MemoryOf {
+        let reader = self.memory.as_ref();
+        reader.map_or(MemoryOf::Machine, MemoryReader::memory_of)
     }
 }
 

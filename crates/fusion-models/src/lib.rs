@@ -6,6 +6,8 @@
 
 mod catalog;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod download;
 mod engine;
 mod eviction;
@@ -14,6 +16,7 @@ mod inference;
 mod lease;
 mod machine;
 mod memory;
+mod memory_reader;
 mod models;
 mod quantize;
 mod registry;
@@ -22,6 +25,8 @@ mod routing;
 mod scheduler;
 mod stats;
 mod tally;
+#[cfg(any(feature = "cuda", test))]
+mod visible_devices;
 
 /// The namespaces of the records that a server keeps about its own models.
 pub const RECORDS: [&str; 2] = [catalog::REMEMBERED, memory::NAMESPACE];
@@ -29,7 +34,8 @@ pub const RECORDS: [&str; 2] = [catalog::REMEMBERED, memory::NAMESPACE];
 pub use config::{
     Auto, Concurrency, Config, EvictionPolicy, ForeignEngine, KnownFolders, ModelDefinition,
 };
-pub use machine::{MachineMemory, MemoryReader};
+pub use machine::MachineMemory;
+pub use memory_reader::{DeviceMemory, MemoryOf, MemoryReader};
 pub use models::Models;
 pub use quantize::{Quantize, Quantized, quantize};
 pub use report::{

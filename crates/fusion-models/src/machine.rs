@@ -1,8 +1,8 @@
 //! What the machine itself has left.
 
-use std::{fmt, fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
-/// The machine's memory, or the control group's where that has less.
+/// The machine's memory, or the control group's where that has less; or that of its GPUs, where models are budgeted in it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineMemory {
     pub total_bytes: u64,
@@ -12,32 +12,8 @@ pub struct MachineMemory {
     pub stalled_percent: Option<f32>,
 }
 
-/// How the machine's memory is read. `None` where the system doesn't tell.
-#[derive(Clone)]
-pub struct MemoryReader(Arc<dyn Fn() -> Option<MachineMemory> + Send + Sync>);
-
-impl MemoryReader {
-    pub fn new(read: impl Fn() -> Option<MachineMemory> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// This machine, as Linux describes it below `/proc`; elsewhere nothing is told.
-    pub fn of_this_machine() -> Self {
-        Self::new(read)
-    }
-
-    pub fn read(&self) -> Option<MachineMemory> {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for MemoryReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MemoryReader")
-    }
-}
-
-fn read() -> Option<MachineMemory> {
+/// This machine, as Linux describes it below `/proc`; elsewhere nothing is told.
+pub(crate) fn read() -> Option<MachineMemory> {
     let table = fs::read_to_string("/proc/meminfo").ok()?;
     let mut total = kilobytes(&table, "MemTotal:")?;
     let mut available = kilobytes(&table, "MemAvailable:")?;
@@ -45,12 +21,17 @@ fn read() -> Option<MachineMemory> {
         total = total.min(limit);
         available = available.min(limit.saturating_sub(used));
     }
-    let pressure = fs::read_to_string("/proc/pressure/memory").ok();
     Some(MachineMemory {
         total_bytes: total,
         available_bytes: available,
-        stalled_percent: pressure.as_deref().and_then(stalled),
+        stalled_percent: stalled_percent(),
     })
+}
+
+/// As in [`MachineMemory`].
+pub(crate) fn stalled_percent() -> Option<f32> {
+    let pressure = fs::read_to_string("/proc/pressure/memory").ok()?;
+    stalled(&pressure)
 }
 
 /// The limit that leaves this process the least room, among its control group's and those of the groups around it, and what
@@ -176,7 +157,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_machine_has_memory() {
-        let memory = MemoryReader::of_this_machine().read().unwrap();
+        let memory = read().unwrap();
         assert!(memory.total_bytes > 100 << 20, "{memory:?}");
         assert!(memory.available_bytes <= memory.total_bytes, "{memory:?}");
     }

@@ -6,6 +6,7 @@ use fusion_types::{Error, Result, engine::EngineCard, record::RecordWrite, store
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    MemoryOf,
     catalog::Definition,
     engine::{Launch, Spawner, predict},
 };
@@ -35,20 +36,21 @@ pub(crate) struct Learned {
 pub(crate) struct Footprints {
     records: Arc<dyn RecordStore>,
     spawner: Spawner,
+    memory: MemoryOf,
 }
 
 impl Footprints {
-    pub(crate) fn new(records: Arc<dyn RecordStore>, spawner: Spawner) -> Self {
-        Self { records, spawner }
+    pub(crate) fn new(records: Arc<dyn RecordStore>, spawner: Spawner, memory: MemoryOf) -> Self {
+        Self {
+            records,
+            spawner,
+            memory,
+        }
     }
 
     /// What an earlier load taught. A store that can't be read is as good as an empty one here.
     pub(crate) async fn recall(&self, definition: &Definition) -> Option<Learned> {
-        let record = match self
-            .records
-            .get(NAMESPACE, &definition.footprint_key())
-            .await
-        {
+        let record = match self.records.get(NAMESPACE, &self.key(definition)).await {
             Ok(record) => record?,
             Err(error) => {
                 tracing::warn!(model = %definition.id, %error, "can't read a model's footprint");
@@ -85,13 +87,22 @@ impl Footprints {
             serde_json::to_value(learned).map_err(|error| Error::internal(error.to_string()));
         let saved = match value {
             Ok(value) => {
-                let write = RecordWrite::put(NAMESPACE, definition.footprint_key(), value);
+                let write = RecordWrite::put(NAMESPACE, self.key(definition), value);
                 self.records.commit(vec![write]).await
             }
             Err(error) => Err(error),
         };
         if let Err(error) = saved {
             tracing::warn!(model = %definition.id, %error, "can't keep a model's footprint");
+        }
+    }
+
+    /// What a model holds of one memory says nothing of what it would hold of another.
+    fn key(&self, definition: &Definition) -> String {
+        let key = definition.footprint_key();
+        match self.memory {
+            MemoryOf::Machine => key,
+            MemoryOf::Cuda => format!("{key}-cuda"),
         }
     }
 }

@@ -80,7 +80,7 @@ impl Models {
         let runtime_dir = RuntimeDir::create(config.runtime_parent.as_deref())
             .map_err(|error| internal("can't make a folder for sockets", error))?;
         let spawner = Spawner::start().map_err(|error| internal("can't start a thread", error))?;
-        let footprints = Footprints::new(records.clone(), spawner.clone());
+        let footprints = Footprints::new(records.clone(), spawner.clone(), config.memory_of());
 
         let mut definitions = Vec::new();
         for definition in all_definitions(&config, &*records).await? {

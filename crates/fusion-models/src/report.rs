@@ -9,7 +9,7 @@ use fusion_types::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Concurrency, MachineMemory};
+use crate::{Concurrency, MachineMemory, MemoryOf};
 
 /// The body of `POST /v1/models/load`. Unknown fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -217,8 +217,10 @@ pub struct Diagnostics {
     /// Since the registry started.
     pub uptime: Duration,
     pub machine: Option<MachineMemory>,
+    /// Which memory the bytes below are of.
+    pub memory_of: MemoryOf,
     pub configured_bytes: u64,
-    /// Less than configured while the machine itself is short of memory.
+    /// Less than configured while that memory itself runs short.
     pub budget_bytes: u64,
     pub charged_bytes: u64,
     pub free_bytes: u64,

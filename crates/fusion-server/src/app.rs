@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fusion_models::{EvictionPolicy, KnownFolders, MemoryReader, ModelDefinition, Models};
+use fusion_models::{EvictionPolicy, KnownFolders, ModelDefinition, Models};
 use fusion_orchestrator::{
     batch::{self, Batches},
     files::{Files, FilesConfig},
@@ -200,20 +200,23 @@ async fn start_models(config: &Config, storage: &Storage, group: &Group) -> Resu
     Models::start(models_config(config)?, records, tasks, token).await
 }
 
-/// The part of physical memory that models may take unless configured.
-const BUDGET_PERCENT: u64 = 70;
-
 fn models_config(config: &Config) -> Result<fusion_models::Config> {
     let settings = &config.models;
+    let memory = memory::budgeted();
     let budget = settings
         .budget
-        .or_else(|| memory::physical().map(|bytes| bytes / 100 * BUDGET_PERCENT));
-    let budget = budget.ok_or_else(|| {
-        Error::invalid(
-            "models.max_vram_gb",
-            "the machine's memory is unknown; set it",
-        )
-    })?;
+        .or_else(|| memory::default_budget(&memory))
+        .ok_or_else(|| {
+            Error::invalid(
+                "models.max_vram_gb",
+                "how much memory there is isn't known; set it",
+            )
+        })?;
+    tracing::info!(
+        memory = memory.memory_of().as_str(),
+        bytes = budget,
+        "models have a memory budget"
+    );
     let mut definitions: Vec<_> = config.definitions.iter().map(definition).collect();
     definitions.extend(config.launch.as_ref().map(|launch| {
         let path = PathBuf::from(&launch.model_path);
@@ -231,7 +234,7 @@ fn models_config(config: &Config) -> Result<fusion_models::Config> {
     let defaults = fusion_models::Config::new(&config.models_dir, budget);
     Ok(fusion_models::Config {
         engine_dirs: engine_dirs(config),
-        memory: Some(MemoryReader::of_this_machine()),
+        memory: Some(memory),
         max_models: settings.max_loaded,
         eviction: match settings.eviction {
             Eviction::Lru => EvictionPolicy::Lru,

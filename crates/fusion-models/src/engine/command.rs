@@ -62,7 +62,8 @@ impl Launch {
 }
 
 /// A child in a process group of its own, with an empty environment but for what keeps it quiet: an abort in ggml would
-/// start a debugger, idle OpenMP threads would spin, and candle would split its work over all cores whatever its threads.
+/// start a debugger, idle OpenMP threads would spin, and candle would split its work over all cores whatever its threads. In a
+/// build for CUDA it also has what it needs to see the devices.
 pub(crate) fn command(program: &Path, arguments: Vec<OsString>, threads: u32) -> Command {
     let mut command = Command::new(program);
     command
@@ -80,6 +81,8 @@ pub(crate) fn command(program: &Path, arguments: Vec<OsString>, threads: u32) ->
     if let Some(filter) = env::var_os("FUSIOND_LOG") {
         command.env("FUSIOND_LOG", filter);
     }
+    #[cfg(feature = "cuda")]
+    command.envs(crate::cuda::environment());
     command
 }
 

@@ -1,6 +1,6 @@
 //! What a process really holds.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// What a process holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,13 @@ pub(crate) fn own_bytes(pid: u32) -> Option<u64> {
     };
     let below = tree(pid).into_iter().skip(1).filter_map(own).sum::<u64>();
     Some(own(pid)? + below)
+}
+
+/// What the process and its descendants hold together, in bytes, of what is `held` by process; `None` where none of them is
+/// listed.
+pub(crate) fn share(pid: u32, held: &BTreeMap<u32, u64>) -> Option<u64> {
+    let listed = tree(pid).into_iter().filter_map(|pid| held.get(&pid));
+    listed.copied().reduce(u64::saturating_add)
 }
 
 /// A process and all that it started, and what those started. Our own engines start nothing.
@@ -106,6 +113,15 @@ Rss:                   7 kB
         assert_eq!(mapped(MAPS, Path::new("/models/a b.gguf")), 1000 * 1024);
         assert_eq!(mapped(MAPS, Path::new("/models/folder")), 7 * 1024);
         assert_eq!(mapped(MAPS, Path::new("/models/fold")), 0);
+    }
+
+    #[test]
+    fn a_share_is_that_of_the_listed() {
+        let own = std::process::id();
+        let others = BTreeMap::from([(own.wrapping_add(1), 7)]);
+        assert_eq!(share(own, &others), None);
+        let listed = BTreeMap::from([(own, 5), (own.wrapping_add(1), 7)]);
+        assert_eq!(share(own, &listed), Some(5));
     }
 
     #[cfg(target_os = "linux")]

@@ -19,7 +19,7 @@ mod wire;
 pub(crate) use chat::ChatEvents;
 pub(crate) use client::Client;
 pub(crate) use command::{Launch, command, find};
-pub(crate) use footprint::{Held, measure, own_bytes};
+pub(crate) use footprint::{Held, measure, own_bytes, share};
 pub(crate) use foreign::{Foreign, PLACES, filled, find_program};
 pub(crate) use limiter::{Limiter, Outcome};
 pub(crate) use log_ring::LogRing;

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Message, Registry, Reply, Services, Undo, message::Started};
 use crate::{
-    LoadReport,
+    Config, LoadReport, MemoryReader,
     catalog::Definition,
     engine::{self, Engine, Held, LogRing, Start, StartError, Stop},
     gate::Gate,
@@ -202,7 +202,7 @@ impl Registry {
                     estimate,
                     mapped,
                 };
-                let need = measure(&engine, &definition, need).await;
+                let need = measure(&services.config, &engine, &definition, need).await;
                 let is_notable = |now: u64, before: u64| now.abs_diff(before) > charged / NOTABLE;
                 if is_notable(need.bytes, charged) || is_notable(need.mapped, mapped) {
                     let learned = Learned {
@@ -254,7 +254,8 @@ impl ModelProcess {
                 return;
             }
         };
-        let need = measure(&engine, &self.definition, self.need).await;
+        let config = &self.services.config;
+        let need = measure(config, &engine, &self.definition, self.need).await;
         let (life, client) = (engine.life.clone(), engine.client.clone());
         let learned = Learned {
             need,
@@ -319,10 +320,17 @@ impl ModelProcess {
 }
 
 /// What the process holds; the prediction where that can't be told.
-async fn measure(engine: &Engine, definition: &Arc<Definition>, need: Need) -> Need {
+async fn measure(
+    config: &Config,
+    engine: &Engine,
+    definition: &Arc<Definition>,
+    need: Need,
+) -> Need {
     let (pid, definition) = (engine.pid, definition.clone());
+    let reader = config.memory.clone();
     let measured = tokio::task::spawn_blocking(move || {
-        engine::measure(pid, &definition.setup.path, need.estimate)
+        let reader = reader.unwrap_or_else(MemoryReader::of_this_machine);
+        reader.measure(pid, &definition.setup.path, need.estimate)
     });
     match measured.await.ok().flatten() {
         Some(Held { own, mapped }) => Need {

@@ -92,7 +92,7 @@ pub(crate) enum Message {
         incarnation: Incarnation,
         need: Need,
     },
-    /// What the machine has left, and what the engines hold of it as their own.
+    /// What is left of the memory that models are budgeted in, and what the engines hold of it as their own.
     Machine {
         memory: MachineMemory,
         held: u64,

@@ -1,29 +1,28 @@
-//! The machine's own memory, looked at each second: the budget holds only as far as the machine has it.
+//! The memory that models are budgeted in, looked at each second: the budget holds only as far as it is there.
 
 use super::{Message, Registry, act::send};
-use crate::{MachineMemory, engine::own_bytes, scheduler::board::State};
+use crate::{MachineMemory, scheduler::board::State};
 
-/// One part in so many of the machine's memory stays free for everything else, but never more than [`MOST_RESERVED`].
+/// One part in so many of the memory stays free for everything else, but never more than [`MOST_RESERVED`].
 const RESERVED: u64 = 20;
 const MOST_RESERVED: u64 = 1 << 30;
 /// When programs wait for memory for so many percent of the time, nothing may grow.
 const STALLED: f32 = 20.0;
 
 impl Registry {
-    /// Reads the machine's memory, and what the engines themselves hold of it.
+    /// Reads the memory, and what the engines themselves hold of it.
     pub(super) fn look_at_machine(&self) {
         let Some(reader) = self.services.config.memory.clone() else {
             return;
         };
-        let engines = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.engine.as_ref());
-        let pids: Vec<_> = engines.map(|engine| engine.pid).collect();
+        let running = self.entries.iter().filter_map(|(id, entry)| {
+            let model = self.board.models.get(id)?;
+            Some((entry.engine.as_ref()?.pid, model.state.bytes()))
+        });
+        let engines: Vec<_> = running.collect();
         let mailbox = self.mailbox.clone();
         self.children.spawn_blocking(move || {
-            if let Some(memory) = reader.read() {
-                let held = pids.into_iter().filter_map(own_bytes).sum();
+            if let Some((memory, held)) = reader.look(&engines) {
                 send(&mailbox, Message::Machine { memory, held });
             }
         });
@@ -49,14 +48,14 @@ impl Registry {
                 is_short,
                 budget,
                 available,
-                "the machine's memory limits the budget"
+                "the memory that is left limits the budget"
             );
         }
         self.board.limits.budget_bytes = budget;
     }
 }
 
-/// The budget that the machine can carry: what is available beside what the engines hold, less a reserve.
+/// The budget that the memory can carry: what is available beside what the engines hold, less a reserve.
 ///
 /// Mapped weights count as available, as the system can drop them, and as charged: the two cancel out.
 fn allowed(configured: u64, memory: MachineMemory, held: u64, charged: u64) -> u64 {

@@ -9,6 +9,8 @@
 
 mod budget;
 mod catalog;
+#[cfg(target_os = "linux")]
+mod devices;
 mod download;
 mod failures;
 mod known;

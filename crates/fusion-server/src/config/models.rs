@@ -11,7 +11,7 @@ use super::{Reader, seconds};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Models {
-    /// Bytes; `None` takes 70 % of the machine's memory.
+    /// Bytes; `None` takes a part of the memory that there is.
     pub(crate) budget: Option<u64>,
     pub(crate) max_loaded: Option<usize>,
     pub(crate) eviction: Eviction,

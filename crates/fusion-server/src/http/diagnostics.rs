@@ -10,7 +10,7 @@ pub(crate) async fn diagnostics(State(app): State<App>) -> Answer<Json<Value>> {
     let known = app.models.diagnostics().await?;
     let jobs = app.storage.jobs.counts().await?;
     let cards = app.models.cards();
-    let mut resources = json!({});
+    let mut resources = json!({ "memory": known.memory_of.as_str() });
     for (name, bytes) in [
         ("configured", known.configured_bytes),
         ("budget", known.budget_bytes),

@@ -162,6 +162,7 @@ async fn why_a_model_went_and_whether_it_would_fit_is_told() {
         ]
     );
     let resources = &diagnostics["resources"];
+    assert_eq!(resources["memory"], "machine");
     let bytes = |name: &str| resources[name].as_u64().unwrap();
     assert_eq!(bytes("budget_bytes"), 250_000_000);
     assert_eq!(

@@ -36,6 +36,7 @@ impl Registry {
         Diagnostics {
             uptime: self.started.elapsed(),
             machine: None,
+            memory_of: self.services.config.memory_of(),
             configured_bytes: self.services.config.budget_bytes,
             budget_bytes: self.board.limits.budget_bytes,
             charged_bytes: self.board.charged(),
