@@ -11,10 +11,9 @@ use std::{
         _mm_movehdup_ps, _mm_mul_ps, _mm_set1_ps, _mm256_add_epi32, _mm256_and_si256,
         _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_madd_epi16, _mm256_mul_ps,
         _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
-        _mm256_shuffle_epi8, _mm256_srli_epi32, _mm512_add_epi32, _mm512_and_si512,
-        _mm512_broadcast_i32x4, _mm512_broadcastss_ps, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
-        _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_madd_epi16, _mm512_set1_epi8,
-        _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_sub_ps,
+        _mm256_shuffle_epi8, _mm256_srli_epi32, _mm512_and_si512, _mm512_broadcast_i32x4,
+        _mm512_broadcastss_ps, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_si512,
+        _mm512_set1_epi8, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_sub_ps,
         _mm512_zextps128_ps512,
     },
     array,
@@ -25,7 +24,7 @@ use std::{
 use super::{
     lanes::{dots, halves, lower_nibbles, pick, transposed, upper_nibbles},
     q8_k::{Input, Ready},
-    rows::{self, RowKind},
+    rows::{self, RowKind, scaled_dots},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -198,13 +197,8 @@ impl RowKind for Q4K {
         });
         let both = _mm_cvtph_ps(_mm_cvtsi32_si128(both.cast_signed()));
         for (input, sum) in inputs.into_iter().zip(sums) {
-            let mut products = _mm512_setzero_si512();
-            for part in 0..4 {
-                let dots =
-                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[part], input.quants[part]);
-                // In 16 bits, as at most 4 * 15 * 127.
-                products = _mm512_add_epi32(products, _mm512_madd_epi16(dots, scales[part]));
-            }
+            // At most 4 * 15 * 127 each.
+            let products = scaled_dots(&quants, &scales, input);
             // SAFETY: eight numbers.
             let least = unsafe {
                 _mm_madd_epi16(leasts, _mm_loadu_si128(input.double_sums.as_ptr().cast()))

@@ -12,12 +12,11 @@ use std::{
         _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32,
         _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16,
         _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_sub_epi32,
-        _mm512_add_epi32, _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_broadcastss_ps,
-        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-        _mm512_loadu_si512, _mm512_madd_epi16, _mm512_or_si512, _mm512_permutexvar_epi32,
-        _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi64, _mm512_setzero_si512,
-        _mm512_sllv_epi64, _mm512_srli_epi16, _mm512_srlv_epi64, _mm512_sub_epi32,
-        _mm512_zextsi256_si512,
+        _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_broadcastss_ps, _mm512_cvtepi8_epi32,
+        _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_or_si512,
+        _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi64,
+        _mm512_setzero_si512, _mm512_sllv_epi64, _mm512_srli_epi16, _mm512_srlv_epi64,
+        _mm512_sub_epi32, _mm512_zextsi256_si512,
     },
     cell::RefCell,
     thread::LocalKey,
@@ -26,7 +25,7 @@ use std::{
 use super::{
     lanes::{dots, lower_nibbles, pick, transposed, upper_nibbles},
     q8_k::{Input, Ready},
-    rows::{self, RowKind},
+    rows::{self, RowKind, scaled_dots},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -210,13 +209,8 @@ impl RowKind for Q6K {
         let scale = u16::from_le_bytes(weight.scale);
         let scale = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale)));
         for (input, sum) in inputs.into_iter().zip(sums) {
-            let mut products = _mm512_setzero_si512();
-            for part in 0..4 {
-                let dots =
-                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[part], input.quants[part]);
-                // In 16 bits, as at most 4 * 63 * 127.
-                products = _mm512_add_epi32(products, _mm512_madd_epi16(dots, scales[part]));
-            }
+            // At most 4 * 63 * 127 each.
+            let products = scaled_dots(&quants, &scales, input);
             // SAFETY: sixteen numbers.
             let offset = unsafe {
                 _mm256_madd_epi16(part_scales, _mm256_loadu_si256(input.sums.as_ptr().cast()))

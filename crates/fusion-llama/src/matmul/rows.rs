@@ -5,7 +5,10 @@
 #![expect(unsafe_code, reason = "instructions that not every processor has")]
 
 use std::{
-    arch::x86_64::{__m512, __m512i, _mm512_reduce_add_ps, _mm512_setzero_ps},
+    arch::x86_64::{
+        __m512, __m512i, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_madd_epi16,
+        _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    },
     array,
     cell::RefCell,
     ops::Range,
@@ -62,6 +65,20 @@ pub(super) fn are_supported() -> bool {
 
 thread_local! {
     static READY: RefCell<Vec<Ready>> = RefCell::default();
+}
+
+/// In each lane the products of four quants, added up and times their part's scale, which stands in its lower 16 bits; over all vectors.
+///
+/// Four quants' products have to fit 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn scaled_dots(quants: &[__m512i; 4], scales: &[__m512i; 4], input: &Ready) -> __m512i {
+    let mut sums = _mm512_setzero_si512();
+    for ((quants, scales), input) in quants.iter().zip(scales).zip(input.quants) {
+        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *quants, input);
+        sums = _mm512_add_epi32(sums, _mm512_madd_epi16(dots, *scales));
+    }
+    sums
 }
 
 /// Multiplies the `rows` with so many columns, of `length` blocks each.
