@@ -1,5 +1,5 @@
 # What there is to run; `make` alone lists it. PROFILE=dev builds without optimisation (faster to build, slower to run), CUDA=1 for
-# NVIDIA's GPUs (which needs the CUDA toolkit).
+# NVIDIA's GPUs (which needs the CUDA toolkit), CUDAARCHS=90 for those of that architecture, where none is at hand to ask.
 
 PROFILE ?= release
 SHELL := /bin/bash
@@ -7,7 +7,8 @@ SHELL := /bin/bash
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # The dev binaries are built together with the tests: one set of dependency features, hence one build of everything.
-BUILD := cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE)) \
+BUILD := $(if $(CUDAARCHS),CMAKE_TOOLCHAIN_FILE="$(abspath scripts/cuda_architectures.cmake)") \
+	cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE)) \
 	$(if $(filter 1,$(CUDA)),--features fusion-server/cuda --features fusion-llama/cuda)
 
 .DEFAULT_GOAL := help

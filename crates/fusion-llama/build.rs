@@ -68,11 +68,9 @@ fn link_cuda() {
     for folder in &folders {
         let path = folder.display();
         argument(&format!("-L{path}"));
-        // The driver's library itself is elsewhere, and found when the engine starts.
-        argument(&format!("-L{path}/stubs"));
         argument(&format!("-Wl,-rpath,{path}"));
     }
-    for library in ["cudart", "cublas", "cuda"] {
+    for library in ["cudart", "cublas"] {
         argument(&format!("-l{library}"));
     }
     let searched = folders.into_iter().chain(SYSTEM.map(PathBuf::from));
