@@ -16,6 +16,8 @@ use std::{
 use fusion_engine::types::{Error, Result};
 use llama_cpp_4::model::LlamaModel;
 
+use crate::matmul;
+
 use reader::{MOST_ENTRIES, Reader, Value, broken};
 
 /// One model, in one file or several.
@@ -59,6 +61,7 @@ struct Head {
     numbers: HashMap<String, u64>,
     tensor_bytes: u64,
     amx_bytes: u64,
+    gains_by_amx: bool,
     gains_by_repacking: bool,
     head_bytes: u64,
     file_bytes: u64,
@@ -80,6 +83,7 @@ impl Gguf {
             .and_then(|length| u32::try_from(length).ok());
         let (mut tensor_bytes, mut amx_bytes) = (0, 0);
         let (mut has_head, mut gains_by_repacking) = (false, false);
+        let mut gains_by_amx = false;
         let mut parts = Vec::new();
         for (index, path) in part_paths(path, first.split_count)?.into_iter().enumerate() {
             let another = (index > 0).then(|| read_head(&path)).transpose()?;
@@ -88,6 +92,7 @@ impl Gguf {
             amx_bytes += head.amx_bytes;
             has_head |= head.has_head;
             gains_by_repacking |= head.gains_by_repacking;
+            gains_by_amx |= head.gains_by_amx;
             parts.push(Part {
                 path,
                 head_bytes: head.head_bytes,
@@ -99,7 +104,7 @@ impl Gguf {
             trained_length,
             tensor_bytes,
             amx_bytes,
-            gains_by_repacking,
+            gains_by_repacking: gains_by_repacking || gains_by_amx && matmul::has_amx(),
             pooling: first.pooling.and_then(|number| u32::try_from(number).ok()),
             causal: first.causal,
             has_head,
@@ -252,6 +257,7 @@ fn read_tensors(reader: &mut Reader, tensors: u64, head: &mut Head) -> io::Resul
         // The embeddings of tokens are looked up, not multiplied.
         if name != "token_embd.weight" && tensor_type::has_amx_order(kind, &dimensions) {
             head.amx_bytes = head.amx_bytes.saturating_add(bytes);
+            head.gains_by_amx |= !tensor_type::is_ours(kind);
         }
         head.gains_by_repacking |= tensor_type::gains_by_repacking(kind, &dimensions);
         head.has_head |= matches!(name.as_str(), "cls.weight" | "cls.output.weight");

@@ -23,7 +23,12 @@ pub(super) fn gains_by_repacking(kind: u32, dimensions: &[u64]) -> bool {
 /// Whether ggml copies such a tensor into the order of AMX's tiles, where there is AMX.
 pub(super) fn has_amx_order(kind: u32, dimensions: &[u64]) -> bool {
     let is_matrix = matches!(dimensions, [_, _] | [_, _, 1] | [_, _, 1, 1]);
-    is_matrix && matches!(kind, 2 | 3 | 8 | 12 | 13 | 14 | 23)
+    is_matrix && (is_ours(kind) || matches!(kind, 2 | 13 | 23))
+}
+
+/// Whether `matmul` multiplies such a tensor as it is, where there is AMX.
+pub(super) fn is_ours(kind: u32) -> bool {
+    matches!(kind, 3 | 8 | 12 | 14)
 }
 
 /// Elements and bytes of one block.

@@ -42,7 +42,7 @@ impl Ahead {
     /// For a model that is about to be loaded. `None` where nothing will be copied.
     pub(crate) fn begin(gguf: &Gguf) -> Option<Self> {
         let touched = usize::try_from(gguf.amx_bytes).ok()?;
-        if touched == 0 || !has_amx() {
+        if touched == 0 || !gguf.gains_by_repacking || !has_amx() {
             return None;
         }
         // More of it than will be asked for: what isn't touched takes no memory.
@@ -105,16 +105,16 @@ fn touch(start: &Start, bytes: usize, stop: &AtomicBool) {
     }
 }
 
-/// And no GPU that would have the layers.
+/// Whether ggml copies weights for AMX: not where a GPU would have the layers.
 #[cfg(not(without_amx))]
 #[expect(unsafe_code, reason = "llama.cpp's own")]
-fn has_amx() -> bool {
+pub(crate) fn has_amx() -> bool {
     // SAFETY: they take nothing.
     unsafe { sys::ggml_cpu_has_amx_int8() != 0 && !sys::llama_supports_gpu_offload() }
 }
 
 #[cfg(without_amx)]
-fn has_amx() -> bool {
+pub(crate) fn has_amx() -> bool {
     false
 }
 

@@ -11,11 +11,15 @@ use llama_cpp_4::model::params::LlamaModelParams;
 use llama_cpp_sys_4 as sys;
 
 use super::{
+    amx::{self, PanelKind},
+    few::{self, FewKind},
     q4_1::Q4_1,
     q4_k::Q4K,
     q6_k::Q6K,
+    q8_0::Q8_0,
     q8_k::Input,
     rows::{self, RowKind},
+    sixteen,
     tiles::{self, Kind, Matrix, Output, ROWS},
 };
 
@@ -138,36 +142,31 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
             inputs: (b, ldb),
             output: (c, ldc),
         };
-        let has_k_kinds = has_k_kinds();
-        let by_rows = has_k_kinds && rows::are_supported() && columns < rows::MANY;
-        // Without such vectors, ggml's own code multiplies a single column as quickly as memory brings its weights.
-        let by_tiles = has_k_kinds && columns > 1;
+        let in_sixteens = rows % sixteen::ROWS == 0 && amx::are_supported();
         // SAFETY: ggml passes what it says: rows and columns of so many blocks of these types, which are alive and not written to
         // during the call, and room for the product, of which no two threads are given the same part.
-        unsafe {
+        let is_done = unsafe {
             match (a_kind, b_kind) {
+                (sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q8_1) if in_sixteens => {
+                    call.multiply_sixteens::<Q4_1>()
+                }
+                (sys::GGML_TYPE_Q8_0, sys::GGML_TYPE_Q8_0) if in_sixteens => {
+                    call.multiply_sixteens::<Q8_0>()
+                }
                 (sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q8_1) if tiles::are_supported() => {
-                    call.multiply::<Q4_1>();
-                    return true;
+                    call.by_tiles::<Q4_1>()
                 }
-                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if by_rows => {
-                    call.multiply_rows::<Q4K>();
-                    return true;
+                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if has_k_kinds() => {
+                    call.multiply_k::<Q4K>(in_sixteens)
                 }
-                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if by_rows => {
-                    call.multiply_rows::<Q6K>();
-                    return true;
+                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if has_k_kinds() => {
+                    call.multiply_k::<Q6K>(in_sixteens)
                 }
-                (sys::GGML_TYPE_Q4_K, sys::GGML_TYPE_Q8_K) if by_tiles => {
-                    call.multiply::<Q4K>();
-                    return true;
-                }
-                (sys::GGML_TYPE_Q6_K, sys::GGML_TYPE_Q8_K) if by_tiles => {
-                    call.multiply::<Q6K>();
-                    return true;
-                }
-                _ => {}
+                _ => false,
             }
+        };
+        if is_done {
+            return true;
         }
     }
     // SAFETY: the same call.
@@ -178,17 +177,12 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
     }
 }
 
-/// Where ggml has AMX, its code for these types is quicker; and with AVX-512 but no VNNI, ours wasn't compared with it.
+/// With AVX-512 but no VNNI, ours weren't compared with ggml's.
 #[expect(unsafe_code, reason = "ggml knows what it was compiled for")]
 fn has_k_kinds() -> bool {
-    // SAFETY: they take nothing.
-    let (has_avx512, has_amx) = unsafe {
-        (
-            sys::ggml_cpu_has_avx512() != 0,
-            sys::ggml_cpu_has_amx_int8() != 0,
-        )
-    };
-    tiles::are_supported() && !has_amx && (!has_avx512 || rows::are_supported())
+    // SAFETY: it takes nothing.
+    let has_avx512 = unsafe { sys::ggml_cpu_has_avx512() } != 0;
+    tiles::are_supported() && (!has_avx512 || rows::are_supported())
 }
 
 struct Call {
@@ -205,39 +199,98 @@ impl Call {
     /// # Safety
     /// The call is what ggml made, for these types, on a processor that they are for.
     #[expect(unsafe_code, reason = "ggml passes addresses")]
-    unsafe fn multiply<K: Kind>(&self) {
+    unsafe fn multiply_sixteens<K: FewKind>(&self) -> bool {
+        if self.columns >= K::MANY {
+            // SAFETY: so the caller says.
+            return unsafe { self.by_panels::<K>() };
+        }
         // SAFETY: so the caller says.
         unsafe {
-            let weights = matrix::<K::Weight>(self.weights, self.rows, self.length);
-            let inputs = matrix::<K::Input>(self.inputs, self.columns, self.length);
-            let output = Output::new(self.output.0, self.output.1);
-            let (columns, length) = (self.columns, self.length);
-            tiles::multiply::<K>(&weights, &inputs, columns, length, output, &self.part());
+            let (weights, inputs, output) = self.operands::<K::Weight, K::Input>();
+            let (columns, length, part) = (self.columns, self.length, self.part(sixteen::ROWS));
+            few::multiply::<K>(&weights, &inputs, columns, length, output, &part);
+        }
+        true
+    }
+
+    /// False where nothing was done: without the vectors for [`rows`], ggml's own code multiplies a single column as quickly as memory
+    /// brings its weights.
+    ///
+    /// # Safety
+    /// As for [`Call::multiply_sixteens`].
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn multiply_k<K: Kind + PanelKind + RowKind>(&self, in_sixteens: bool) -> bool {
+        // SAFETY: so the caller says.
+        unsafe {
+            if in_sixteens && self.columns >= K::MANY {
+                self.by_panels::<K>()
+            } else if rows::are_supported() && self.columns < rows::MANY {
+                self.by_rows::<K>()
+            } else {
+                self.columns > 1 && self.by_tiles::<K>()
+            }
         }
     }
 
     /// # Safety
-    /// As for [`Call::multiply`].
+    /// As for [`Call::multiply_sixteens`].
     #[expect(unsafe_code, reason = "ggml passes addresses")]
-    unsafe fn multiply_rows<K: RowKind>(&self) {
-        let part = self.part();
+    unsafe fn by_panels<K: PanelKind>(&self) -> bool {
         // SAFETY: so the caller says.
         unsafe {
-            let weights = matrix::<K::Weight>(self.weights, self.rows, self.length);
-            let inputs = matrix::<Input>(self.inputs, self.columns, self.length);
-            let output = Output::new(self.output.0, self.output.1);
-            let (columns, length) = (self.columns, self.length);
-            let rows = part.start * ROWS..part.end * ROWS;
-            rows::multiply::<K>(&weights, &inputs, columns, length, output, rows);
+            let (weights, inputs, output) = self.operands::<K::Weight, K::Input>();
+            let (columns, length, part) = (self.columns, self.length, self.part(sixteen::ROWS));
+            amx::multiply::<K>(&weights, &inputs, columns, length, output, &part);
+        }
+        true
+    }
+
+    /// # Safety
+    /// As for [`Call::multiply_sixteens`].
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn by_tiles<K: Kind>(&self) -> bool {
+        // SAFETY: so the caller says.
+        unsafe {
+            let (weights, inputs, output) = self.operands::<K::Weight, K::Input>();
+            let (columns, length, part) = (self.columns, self.length, self.part(ROWS));
+            tiles::multiply::<K>(&weights, &inputs, columns, length, output, &part);
+        }
+        true
+    }
+
+    /// # Safety
+    /// As for [`Call::multiply_sixteens`].
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn by_rows<K: RowKind>(&self) -> bool {
+        // SAFETY: so the caller says.
+        unsafe {
+            let (weights, inputs, output) = self.operands::<K::Weight, Input>();
+            let (columns, length, part) = (self.columns, self.length, self.part(1));
+            rows::multiply::<K>(&weights, &inputs, columns, length, output, part);
+        }
+        true
+    }
+
+    /// # Safety
+    /// As for [`Call::multiply_sixteens`].
+    #[expect(unsafe_code, reason = "ggml passes addresses")]
+    unsafe fn operands<W, I>(&self) -> (Matrix<'_, W>, Matrix<'_, I>, Output) {
+        // SAFETY: so the caller says.
+        unsafe {
+            (
+                matrix(self.weights, self.rows, self.length),
+                matrix(self.inputs, self.columns, self.length),
+                Output::new(self.output.0, self.output.1),
+            )
         }
     }
 
-    /// This thread's part, in tiles of rows.
+    /// This thread's part, in so many rows.
     #[expect(unsafe_code, reason = "ggml passes an address")]
-    fn part(&self) -> Range<usize> {
+    fn part(&self, rows: usize) -> Range<usize> {
         // SAFETY: ggml's parameters are there during the call.
         let Params { thread, threads } = unsafe { &*self.params };
-        let until = |thread: c_int| self.rows / ROWS * thread as usize / *threads as usize;
+        let until = |thread: c_int| self.rows / rows * thread as usize / *threads as usize;
         until(*thread)..until(*thread + 1)
     }
 }
@@ -356,16 +409,15 @@ mod tests {
             .collect()
     }
 
-    fn check<K: Kind>(kind: sys::ggml_type) {
-        if !tiles::are_supported() {
-            return;
-        }
+    fn check(kind: sys::ggml_type) {
         for (rows, columns, length) in [
             (8, 1, 256),
             (16, 2, 512),
             (24, 3, 256),
             (64, 5, 2304),
+            (24, 30, 512),
             (16, 70, 768),
+            (32, 40, 2048),
         ] {
             let (weights, inputs) = (
                 numbers(rows * length, 7919),
@@ -382,37 +434,69 @@ mod tests {
                 );
             }
         }
-        let came_here = K::scratch().with_borrow(|scratch| !scratch.inputs.is_empty());
-        let is_of_q4_1 = kind == sys::GGML_TYPE_Q4_1;
-        assert_eq!(came_here, is_of_q4_1 || has_k_kinds());
-        let by_rows = !is_of_q4_1 && has_k_kinds() && rows::are_supported();
-        assert_eq!(rows::came_here(), by_rows);
+    }
+
+    fn has_come_by_tiles<K: Kind>() -> bool {
+        K::scratch().with_borrow(|scratch| !scratch.inputs.is_empty())
+    }
+
+    fn has_come_in_sixteens<K: PanelKind>() -> bool {
+        K::panels().with_borrow(|scratch| !scratch.groups.is_empty())
     }
 
     #[test]
     fn q4_1_is_multiplied_here() {
-        check::<Q4_1>(sys::GGML_TYPE_Q4_1);
+        check(sys::GGML_TYPE_Q4_1);
+        assert_eq!(has_come_by_tiles::<Q4_1>(), tiles::are_supported());
+        assert_eq!(has_come_in_sixteens::<Q4_1>(), amx::are_supported());
+    }
+
+    #[test]
+    fn q8_0_is_multiplied_here() {
+        check(sys::GGML_TYPE_Q8_0);
+        assert_eq!(has_come_in_sixteens::<Q8_0>(), amx::are_supported());
     }
 
     #[test]
     fn q4_k_is_multiplied_here() {
-        check::<Q4K>(sys::GGML_TYPE_Q4_K);
+        check_k::<Q4K>(sys::GGML_TYPE_Q4_K);
     }
 
     #[test]
     fn q6_k_is_multiplied_here() {
-        check::<Q6K>(sys::GGML_TYPE_Q6_K);
+        check_k::<Q6K>(sys::GGML_TYPE_Q6_K);
     }
 
-    /// Q4_1 is ours with any number of columns.
+    fn check_k<K: Kind + PanelKind>(kind: sys::ggml_type) {
+        check(kind);
+        let has_k_kinds = has_k_kinds();
+        assert_eq!(has_come_by_tiles::<K>(), has_k_kinds);
+        assert_eq!(
+            has_come_in_sixteens::<K>(),
+            has_k_kinds && amx::are_supported()
+        );
+        assert_eq!(rows::came_here(), has_k_kinds && rows::are_supported());
+    }
+
     #[test]
     fn a_column_is_the_same_beside_others() {
-        let length = 2304;
-        let (weights, inputs) = (numbers(16 * length, 7919), numbers(11 * length, 6133));
-        let together = product(sys::GGML_TYPE_Q4_1, &weights, &inputs, length, 1);
-        let alone = inputs
-            .chunks(length)
-            .flat_map(|column| product(sys::GGML_TYPE_Q4_1, &weights, column, length, 1));
-        assert_eq!(together, alone.collect::<Vec<_>>());
+        let ours = [
+            (sys::GGML_TYPE_Q4_1, tiles::are_supported()),
+            (sys::GGML_TYPE_Q8_0, amx::are_supported()),
+        ];
+        for (kind, _) in ours.into_iter().filter(|(_, is_ours)| *is_ours) {
+            let length = 2304;
+            let (weights, inputs) = (numbers(16 * length, 7919), numbers(37 * length, 6133));
+            let alone = |columns: usize| {
+                let each = inputs[..columns * length].chunks(length);
+                each.flat_map(|column| product(kind, &weights, column, length, 1))
+            };
+            // Few, and many.
+            for columns in [3, 37] {
+                let inputs = &inputs[..columns * length];
+                let together = product(kind, &weights, inputs, length, 1);
+                assert_eq!(together, alone(columns).collect::<Vec<_>>());
+            }
+        }
     }
 }

@@ -15,6 +15,10 @@ use crate::gguf::Gguf;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod ahead;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod amx;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod few;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod hooks;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod lanes;
@@ -25,12 +29,18 @@ mod q4_k;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod q6_k;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod q8_0;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod q8_k;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod rows;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod sixteen;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tiles;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use ahead::has_amx;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) use hooks::Params;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -46,6 +56,12 @@ pub(crate) fn model_params(gains_by_repacking: bool) -> LlamaModelParams {
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) fn touch_ahead(gguf: &Gguf) -> Option<ahead::Ahead> {
     ahead::Ahead::begin(gguf)
+}
+
+/// ggml has no code for it there.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn has_amx() -> bool {
+    false
 }
 
 /// Nothing is kept ready.

@@ -6,15 +6,19 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_mul_ps,
-        _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32,
+        __m256, __m256i, __m512, __m512i, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_madd_epi16,
+        _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32, _mm512_cvtepi32_ps,
+        _mm512_fmadd_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_si512,
     },
     cell::RefCell,
     thread::LocalKey,
 };
 
 use super::{
+    amx::{self, COLUMNS, PanelKind, Product, Sums, multiply_32},
+    few::{self, FewKind},
     lanes::{dots, fours, halves, lower_nibbles, single, transposed, upper_nibbles},
+    sixteen::{self, Sixteen, dot},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -109,6 +113,106 @@ unsafe impl Kind for Q4_1 {
             let scale = _mm256_mul_ps(tile.scale, _mm256_set1_ps(input.scale));
             *sum = _mm256_fmadd_ps(scale, dot, *sum);
             *sum = _mm256_fmadd_ps(tile.least, _mm256_set1_ps(input.sum), *sum);
+        }
+    }
+}
+
+#[repr(C, align(64))]
+pub(super) struct Group {
+    quants: [[i8; 32]; COLUMNS],
+    scales: [f32; COLUMNS],
+    sums: [f32; COLUMNS],
+}
+
+pub(super) struct Panel {
+    /// Each has four quants of a row in every lane.
+    quants: [__m512i; 8],
+    scale: __m512,
+    least: __m512,
+}
+
+impl Panel {
+    /// In the order of [`Kind::accumulate`], so that the sums are the same.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add(&self, dot: __m512i, group: &Group, column: usize, sum: &mut __m512) {
+        let scale = _mm512_mul_ps(self.scale, _mm512_set1_ps(group.scales[column]));
+        *sum = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), *sum);
+        *sum = _mm512_fmadd_ps(self.least, _mm512_set1_ps(group.sums[column]), *sum);
+    }
+}
+
+thread_local! {
+    static PANELS: RefCell<amx::Scratch<Q4_1>> = RefCell::default();
+}
+
+// SAFETY: a panel and a group are numbers only.
+#[expect(unsafe_code, reason = "see above")]
+unsafe impl PanelKind for Q4_1 {
+    type Weight = Weight;
+    type Input = Input;
+    type Group = Group;
+    type Panel = Panel;
+
+    const MANY: usize = few::MOST + 1;
+    const MOST_PANELS: usize = 48;
+
+    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+        &PANELS
+    }
+
+    #[inline]
+    fn put(input: &Input, column: usize, group: &mut Group) {
+        group.quants[column].copy_from_slice(input.quants.as_flattened());
+        // SAFETY: where there is AMX, there is what this needs.
+        [group.scales[column], group.sums[column]] = unsafe { single(input.scale, input.sum) };
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack_sixteen(weights: Sixteen<Weight>, panel: &mut Panel) {
+        // SAFETY: so the caller says.
+        *panel = unsafe { Self::panel(weights) };
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+        // SAFETY: so the caller says.
+        unsafe { multiply_32(&group.quants, &panel.quants, product) };
+        for (column, sum) in sums.iter_mut().enumerate() {
+            panel.add(product[column], group, column, sum);
+        }
+    }
+}
+
+impl FewKind for Q4_1 {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[expect(unsafe_code, reason = "which processor it is, the caller has to know")]
+    unsafe fn panel(weights: Sixteen<Weight>) -> Panel {
+        let packed = sixteen::transposed(weights.each(|weight| &weight.quants));
+        let [a, b, c, d] = packed.map(|packed| sixteen::lower_nibbles(packed));
+        let [e, f, g, h] = packed.map(|packed| sixteen::upper_nibbles(packed));
+        let [scale, least] = sixteen::halves(weights.gather_32());
+        Panel {
+            quants: [a, b, c, d, e, f, g, h],
+            scale,
+            least,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[expect(unsafe_code, reason = "which processor it is, the caller has to know")]
+    unsafe fn add_few<const COUNT: usize>(
+        panel: &Panel,
+        group: &Group,
+        sums: &mut [__m512; COUNT],
+    ) {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            let dot = dot(&panel.quants, &group.quants[column], _mm512_setzero_si512());
+            panel.add(dot, group, column, sum);
         }
     }
 }

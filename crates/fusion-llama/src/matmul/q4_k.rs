@@ -6,14 +6,16 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, __m512, _mm_broadcastss_ps, _mm_cvtepi32_ps, _mm_cvtepu8_epi16,
+        __m256, __m256i, __m512, __m512i, _mm_broadcastss_ps, _mm_cvtepi32_ps, _mm_cvtepu8_epi16,
         _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_loadu_si128, _mm_madd_epi16,
         _mm_movehdup_ps, _mm_mul_ps, _mm_set1_ps, _mm256_add_epi32, _mm256_and_si256,
         _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_madd_epi16, _mm256_mul_ps,
         _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
         _mm256_shuffle_epi8, _mm256_srli_epi32, _mm512_and_si512, _mm512_broadcast_i32x4,
-        _mm512_broadcastss_ps, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_si512,
-        _mm512_set1_epi8, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_sub_ps,
+        _mm512_broadcastss_ps, _mm512_cvtepi32_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
+        _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
+        _mm512_srai_epi32, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_sub_ps,
         _mm512_zextps128_ps512,
     },
     array,
@@ -22,9 +24,11 @@ use std::{
 };
 
 use super::{
+    amx::{self, PanelKind, Product, Sums, multiply_32},
     lanes::{dots, halves, lower_nibbles, pick, transposed, upper_nibbles},
-    q8_k::{Input, Ready},
+    q8_k::{Group, Input, Ready},
     rows::{self, RowKind, scaled_dots},
+    sixteen::{self, Sixteen},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -214,6 +218,102 @@ impl RowKind for Q4K {
                 *sum,
             );
             *sum = _mm512_sub_ps(*sum, _mm512_zextps128_ps512(least));
+        }
+    }
+}
+
+pub(super) struct Panel {
+    /// By parts; each vector has four quants of a row in every lane.
+    quants: [[__m512i; 8]; 8],
+    /// Times the block's.
+    part_scales: [__m512; 8],
+    /// Those of two parts in every lane.
+    part_leasts: [__m512i; 4],
+    least: __m512,
+}
+
+thread_local! {
+    static PANELS: RefCell<amx::Scratch<Q4K>> = RefCell::default();
+}
+
+// SAFETY: a panel and a group are numbers only.
+#[expect(unsafe_code, reason = "see above")]
+unsafe impl PanelKind for Q4K {
+    type Weight = Weight;
+    type Input = Input;
+    type Group = Group;
+    type Panel = Panel;
+
+    const MANY: usize = 6;
+    const MOST_PANELS: usize = 6;
+
+    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+        &PANELS
+    }
+
+    #[inline]
+    fn put(input: &Input, column: usize, group: &mut Group) {
+        group.put(input, column);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack_sixteen(weights: Sixteen<Weight>, panel: &mut Panel) {
+        for index in 0..8 {
+            let packed =
+                sixteen::transposed(weights.each(|weight| &weight.quants[index / 2][index % 2]));
+            let part = index / 2 * 2;
+            for (group, packed) in packed.into_iter().enumerate() {
+                let group = group + index % 2 * 4;
+                panel.quants[part][group] = sixteen::lower_nibbles(packed);
+                panel.quants[part + 1][group] = sixteen::upper_nibbles(packed);
+            }
+        }
+        let [both, first, second, third] = sixteen::transposed(weights.each(|weight| &weight.head));
+        let [scale, least] = sixteen::halves(both);
+        panel.least = least;
+        // As in `unpack`.
+        let six = _mm512_set1_epi8(0x3f);
+        let top = |of| _mm512_and_si512(_mm512_srli_epi32::<2>(of), _mm512_set1_epi8(0x30));
+        let scales = [
+            _mm512_and_si512(first, six),
+            _mm512_or_si512(sixteen::lower_nibbles(third), top(first)),
+        ];
+        let leasts = [
+            _mm512_and_si512(second, six),
+            _mm512_or_si512(sixteen::upper_nibbles(third), top(second)),
+        ];
+        for part in 0..8 {
+            let both = sixteen::picked(scales[part / 4], part % 4, part % 4);
+            let part_scale = _mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(both));
+            panel.part_scales[part] = _mm512_mul_ps(scale, part_scale);
+        }
+        for pair in 0..4 {
+            let byte = 2 * pair % 4;
+            panel.part_leasts[pair] = sixteen::picked(leasts[pair / 2], byte, byte + 1);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+        let mut block: Sums = array::from_fn(|column| {
+            let mut least = _mm512_setzero_si512();
+            for (leasts, sums) in panel.part_leasts.iter().zip(group.sums[column]) {
+                least = _mm512_dpwssd_epi32(least, *leasts, _mm512_set1_epi32(sums));
+            }
+            let least = _mm512_mul_ps(panel.least, _mm512_cvtepi32_ps(least));
+            _mm512_sub_ps(_mm512_setzero_ps(), least)
+        });
+        for part in 0..8 {
+            // SAFETY: so the caller says.
+            unsafe { multiply_32(&group.quants[part], &panel.quants[part], product) };
+            for (sum, dot) in block.iter_mut().zip(&*product) {
+                *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
+            }
+        }
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum = _mm512_fmadd_ps(block[column], _mm512_set1_ps(group.scales[column]), *sum);
         }
     }
 }

@@ -6,26 +6,30 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, __m512, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_mul_ps,
-        _mm_set1_ps, _mm_setr_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi8_epi16,
-        _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
-        _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32,
-        _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16,
-        _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_sub_epi32,
-        _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_broadcastss_ps, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_or_si512,
-        _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi64,
-        _mm512_setzero_si512, _mm512_sllv_epi64, _mm512_srli_epi16, _mm512_srlv_epi64,
-        _mm512_sub_epi32, _mm512_zextsi256_si512,
+        __m256, __m256i, __m512, __m512i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_loadu_si128,
+        _mm_mul_ps, _mm_set1_ps, _mm_setr_epi16, _mm256_add_epi32, _mm256_and_si256,
+        _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
+        _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16,
+        _mm256_sub_epi32, _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_broadcastss_ps,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_fmadd_ps,
+        _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi32,
+        _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi64, _mm512_setzero_ps,
+        _mm512_setzero_si512, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_sllv_epi64,
+        _mm512_srai_epi32, _mm512_srli_epi16, _mm512_srlv_epi64, _mm512_sub_epi8, _mm512_sub_epi32,
+        _mm512_zextsi256_si512,
     },
     cell::RefCell,
     thread::LocalKey,
 };
 
 use super::{
+    amx::{self, COLUMNS, PanelKind, Product, Sums, multiply_16},
     lanes::{dots, lower_nibbles, pick, transposed, upper_nibbles},
-    q8_k::{Input, Ready},
+    q8_k::{Group, Input, Ready},
     rows::{self, RowKind, scaled_dots},
+    sixteen::{self, Sixteen},
     tiles::{Kind, ROWS, Scratch},
 };
 
@@ -219,6 +223,104 @@ impl RowKind for Q6K {
             let product = _mm512_cvtepi32_ps(_mm512_sub_epi32(products, offset));
             let scale = _mm512_broadcastss_ps(_mm_mul_ps(scale, _mm_set1_ps(input.scale)));
             *sum = _mm512_fmadd_ps(scale, product, *sum);
+        }
+    }
+}
+
+pub(super) struct Panel {
+    /// By two parts; each vector has four quants of a row in every lane, with their signs.
+    quants: [[__m512i; 8]; 8],
+    /// Times the block's.
+    part_scales: [__m512; 16],
+}
+
+thread_local! {
+    static PANELS: RefCell<amx::Scratch<Q6K>> = RefCell::default();
+}
+
+// SAFETY: a panel and a group are numbers only.
+#[expect(unsafe_code, reason = "see above")]
+unsafe impl PanelKind for Q6K {
+    type Weight = Weight;
+    type Input = Input;
+    type Group = Group;
+    type Panel = Panel;
+
+    const MANY: usize = 9;
+    const MOST_PANELS: usize = 6;
+
+    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+        &PANELS
+    }
+
+    #[inline]
+    fn put(input: &Input, column: usize, group: &mut Group) {
+        group.put(input, column);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack_sixteen(weights: Sixteen<Weight>, panel: &mut Panel) {
+        let offset = _mm512_set1_epi8(32);
+        for index in 0..4 {
+            let (half, piece) = (index / 2, index % 2);
+            let first = sixteen::transposed(weights.each(|weight| &weight.lower[half][0][piece]));
+            let second = sixteen::transposed(weights.each(|weight| &weight.lower[half][1][piece]));
+            let upper = sixteen::transposed(weights.each(|weight| &weight.upper[half][piece]));
+            for group in 0..4 {
+                let (first, second, upper) = (first[group], second[group], upper[group]);
+                let group = group + 4 * piece;
+                // As in `unpack`.
+                let top = |moved| _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+                let quarters = [
+                    (
+                        sixteen::lower_nibbles(first),
+                        top(_mm512_slli_epi16::<4>(upper)),
+                    ),
+                    (
+                        sixteen::lower_nibbles(second),
+                        top(_mm512_slli_epi16::<2>(upper)),
+                    ),
+                    (sixteen::upper_nibbles(first), top(upper)),
+                    (
+                        sixteen::upper_nibbles(second),
+                        top(_mm512_srli_epi16::<2>(upper)),
+                    ),
+                ];
+                for (quarter, (low, high)) in quarters.into_iter().enumerate() {
+                    let quants = _mm512_sub_epi8(_mm512_or_si512(low, high), offset);
+                    panel.quants[4 * half + quarter][group] = quants;
+                }
+            }
+        }
+        let part_scales = sixteen::transposed(weights.each(|weight| &weight.part_scales));
+        let bits: [u16; sixteen::ROWS] = weights
+            .each(|weight| &weight.scale)
+            .map(|bytes| u16::from_le_bytes(*bytes));
+        // SAFETY: sixteen numbers of 16 bits.
+        let scale = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) });
+        for part in 0..16 {
+            let both = sixteen::picked(part_scales[part / 4], part % 4, part % 4);
+            // The byte becomes the lane's uppermost.
+            let part_scale = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(both));
+            panel.part_scales[part] = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(part_scale));
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+        let mut block = [_mm512_setzero_ps(); COLUMNS];
+        for part in 0..16 {
+            let (columns, rows) = (&group.quants[part / 2], &panel.quants[part / 2]);
+            // SAFETY: so the caller says.
+            unsafe { multiply_16(columns, rows, part % 2, product) };
+            for (sum, dot) in block.iter_mut().zip(&*product) {
+                *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
+            }
+        }
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum = _mm512_fmadd_ps(block[column], _mm512_set1_ps(group.scales[column]), *sum);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{arch::x86_64::_mm512_loadu_si512, array};
 
-use super::{lanes::fours, rows};
+use super::{amx::COLUMNS, lanes::fours, rows};
 
 /// ggml's `block_q8_K`.
 #[repr(C)]
@@ -23,14 +23,34 @@ pub(super) struct Ready {
     pub(super) short_sums: [i32; 8],
 }
 
+/// A block of each of sixteen columns.
+#[repr(C, align(64))]
+pub(super) struct Group {
+    /// By parts of 32.
+    pub(super) quants: [[[i8; 32]; COLUMNS]; 8],
+    pub(super) scales: [f32; COLUMNS],
+    /// As in [`Ready`].
+    pub(super) sums: [[i32; 4]; COLUMNS],
+}
+
+impl Group {
+    #[inline]
+    pub(super) fn put(&mut self, input: &Input, column: usize) {
+        for (part, quants) in self.quants.iter_mut().zip(&input.quants) {
+            part[column].copy_from_slice(quants.as_flattened());
+        }
+        self.scales[column] = input.scale;
+        self.sums[column] = input.paired_sums();
+    }
+}
+
 impl Input {
     #[inline]
     pub(super) fn ready(&self) -> Ready {
-        let [a, b, c, d, e, f, g, h] = self.double_sums();
         Ready {
             scale: self.scale,
             quants: self.quants.map(|part| fours(&part)),
-            sums: [both(a, b), both(c, d), both(e, f), both(g, h)],
+            sums: self.paired_sums(),
             short_sums: array::from_fn(|pair| both(self.sums[2 * pair], self.sums[2 * pair + 1])),
         }
     }
@@ -54,6 +74,11 @@ impl Input {
             sums: self.sums,
             double_sums: self.double_sums(),
         }
+    }
+
+    fn paired_sums(&self) -> [i32; 4] {
+        let [a, b, c, d, e, f, g, h] = self.double_sums();
+        [both(a, b), both(c, d), both(e, f), both(g, h)]
     }
 
     fn double_sums(&self) -> [i16; 8] {

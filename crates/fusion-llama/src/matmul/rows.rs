@@ -6,7 +6,7 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_madd_epi16,
+        __m512, __m512i, _MM_HINT_T0, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_madd_epi16,
         _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
     },
     array,
@@ -127,7 +127,7 @@ fn products<'r, K: RowKind, const COUNT: usize>(
     let columns: [&[Ready]; COUNT] = array::from_fn(|index| column(first + index));
     let mut sums = [_mm512_setzero_ps(); COUNT];
     for (block, weight) in weights.iter().enumerate() {
-        fetch::<_, 1>(ptr::from_ref(weight).wrapping_byte_add(AHEAD));
+        fetch::<_, 1, _MM_HINT_T0>(ptr::from_ref(weight).wrapping_byte_add(AHEAD));
         // SAFETY: this function has the same features.
         unsafe {
             K::accumulate(weight, columns.map(|column| &column[block]), &mut sums);

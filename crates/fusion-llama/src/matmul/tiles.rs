@@ -5,7 +5,8 @@
 
 use std::{
     arch::x86_64::{
-        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_loadu_ps, _mm512_storeu_ps,
     },
     array,
     cell::RefCell,
@@ -117,6 +118,26 @@ impl Output {
     }
 
     #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn load_sixteen(self, row: usize, column: usize) -> __m512 {
+        // SAFETY: `new` was promised room for it.
+        #[expect(unsafe_code, reason = "see above")]
+        unsafe {
+            _mm512_loadu_ps(self.first.add(column * self.stride + row))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn store_sixteen(self, row: usize, column: usize, values: __m512) {
+        // SAFETY: `new` was promised room for it.
+        #[expect(unsafe_code, reason = "see above")]
+        unsafe {
+            _mm512_storeu_ps(self.first.add(column * self.stride + row), values);
+        }
+    }
+
+    #[inline]
     pub(super) fn store_one(self, row: usize, column: usize, value: f32) {
         // SAFETY: `new` was promised room for it.
         #[expect(unsafe_code, reason = "see above")]
@@ -198,7 +219,7 @@ impl Window {
         #[expect(unsafe_code, reason = "see above")]
         tiles.resize(self.blocks.len(), unsafe { mem::zeroed() });
         for (block, tile) in tiles.iter_mut().enumerate() {
-            fetch::<_, ROWS>(ahead.wrapping_add(ROWS * block));
+            fetch::<_, ROWS, _MM_HINT_T0>(ahead.wrapping_add(ROWS * block));
             // SAFETY: this function has the same features.
             #[expect(unsafe_code, reason = "see above")]
             unsafe {
@@ -248,14 +269,14 @@ impl Window {
     }
 }
 
-/// Asks for so many blocks that are read later.
+/// Asks for so many blocks that are read later, to be brought as near as the hint says.
 #[inline]
-pub(super) fn fetch<T, const BLOCKS: usize>(blocks: *const T) {
+pub(super) fn fetch<T, const BLOCKS: usize, const HINT: i32>(blocks: *const T) {
     for line in (0..BLOCKS * size_of::<T>()).step_by(CACHE_LINE) {
         // SAFETY: a hint, which may name any address.
         #[expect(unsafe_code, reason = "see above")]
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(blocks.cast::<i8>().wrapping_add(line));
+            _mm_prefetch::<HINT>(blocks.cast::<i8>().wrapping_add(line));
         }
     }
 }
