@@ -212,6 +212,51 @@ fn alternating_requests_for_two_models_swap_seldom_and_wait_little() {
     assert_eq!(simulation.refused, 0);
 }
 
+/// One client asks two models in turn, two others each their own again and again.
+#[test]
+fn a_pause_is_waited_for_only_where_somebody_comes_in_it() {
+    let service = Duration::from_millis(20);
+    let mut simulation = Simulation::new(2, service);
+    let asked = |world: &Simulation| {
+        world.asked.len()
+            + world
+                .board
+                .models
+                .values()
+                .map(|model| model.leases as usize)
+                .sum::<usize>()
+    };
+    let mut turn = 0;
+    simulation.run(MINUTE, |world| {
+        if asked(world) == 0 {
+            world.ask(turn % 2, Class::Interactive, "t");
+            turn += 1;
+        }
+    });
+    let swaps = simulation.starts as u32;
+    let each = MINUTE / swaps;
+    assert!(
+        each <= UNLOAD + LOAD + service + 4 * STEP,
+        "{each:?} a swap"
+    );
+
+    let mut next = [simulation.now; 2];
+    let before = simulation.starts;
+    simulation.run(MINUTE, |world| {
+        for (model, next) in next.iter_mut().enumerate() {
+            let is_served = world.waiting(model) == 0 && world.board.models[&id(model)].leases == 0;
+            if !is_served {
+                *next = world.now + Duration::from_millis(40);
+            } else if world.now >= *next {
+                world.ask(model, Class::Interactive, "t");
+            }
+        }
+    });
+    let most = MINUTE.as_millis() / (LEAST_TURN + LOAD + UNLOAD).as_millis() + 3;
+    let swaps = (simulation.starts - before) as u128;
+    assert!(swaps <= most, "{swaps} of {most} swaps");
+}
+
 #[test]
 fn a_steadily_busy_model_yields_after_the_limit_and_comes_back() {
     let service = Duration::from_millis(500);

@@ -12,7 +12,8 @@ use super::{
 use crate::{EvictionPolicy, eviction, eviction::Candidate, eviction::Room};
 
 /// How long a model may be without a request in its turn before the turn counts as over: clients that ask one thing after
-/// the other need a moment between two.
+/// the other need a moment between two. Where nobody came in such a moment the last time, the next one isn't waited for, until a request
+/// comes that would have been in time.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// No new slots of the model are handed out, so that it falls idle and can go.
@@ -31,7 +32,23 @@ impl Model {
 
     /// Until when an idle model isn't evicted for another.
     pub(super) fn stays_until(&self, limits: &Limits) -> Instant {
-        self.turn_ends(limits).min(self.last_used + PAUSE)
+        let was_used = self.last_used > self.changed_at;
+        let pause = if was_used && !self.is_asked_again {
+            Duration::ZERO
+        } else {
+            PAUSE
+        };
+        self.turn_ends(limits).min(self.last_used + pause)
+    }
+
+    /// Somebody asks for it.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.is_asked_again |= now < self.last_used + PAUSE;
+    }
+
+    /// It is evicted.
+    pub(super) fn left(&mut self, now: Instant) {
+        self.is_asked_again &= now < self.last_used + PAUSE;
     }
 
     /// Whether it could be made to yield.

@@ -29,8 +29,9 @@ impl Board {
             }
             Decision::Evict { model, why } => {
                 self.unload(model);
-                if let (Why::Idle, Some(model)) = (why, self.models.get_mut(model)) {
-                    model.is_wanted = false;
+                if let Some(model) = self.models.get_mut(model) {
+                    model.left(now);
+                    model.is_wanted &= *why != Why::Idle;
                 }
             }
             Decision::Move { waiter, to } => {

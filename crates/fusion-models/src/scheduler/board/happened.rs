@@ -8,6 +8,9 @@ use super::{Board, Incarnation, State, Usage, Waiter, WaiterId};
 
 impl Board {
     pub(crate) fn ask(&mut self, waiter: Waiter) {
+        if let Some(model) = self.models.get_mut(&waiter.model) {
+            model.asked(waiter.since);
+        }
         self.waiters.push(waiter);
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Model {
     pub(crate) slots: u32,
     pub(crate) leases: u32,
     pub(crate) last_used: Instant,
+    /// Whether its next request is likely to come soon after the one before.
+    pub(crate) is_asked_again: bool,
     /// Mean time for which a lease is out.
     pub(crate) service: Option<Duration>,
     /// What the last start took.
@@ -178,6 +180,7 @@ impl Model {
             slots: 1,
             leases: 0,
             last_used: now,
+            is_asked_again: true,
             service: None,
             load_time: None,
             turns: Turns::default(),
