@@ -262,14 +262,13 @@ pub(super) fn multiply<K: PanelKind>(
     });
 }
 
-/// Groups of these blocks of so many columns; what is left of the last ones is zero.
+/// Groups of these blocks of so many columns; the last ones may have more, of any value.
 pub(super) fn prepare<K: PanelKind>(
     inputs: &Matrix<K::Input>,
     columns: usize,
     blocks: &Range<usize>,
     groups: &mut Vec<K::Group>,
 ) {
-    groups.clear();
     // SAFETY: so the trait says.
     let zero = || unsafe { mem::zeroed() };
     groups.resize_with(columns.div_ceil(COLUMNS) * blocks.len(), zero);
