@@ -6,8 +6,8 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_madd_epi16,
-        _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm512_add_epi32, _mm512_dpbusd_epi32,
+        _mm512_madd_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
     },
     array,
     cell::RefCell,
@@ -22,8 +22,10 @@ use super::{
 
 /// Columns that are multiplied with a row at a time.
 const COLUMNS: usize = 4;
-/// How many bytes ahead the weights are fetched: the processor by itself stops at the end of a page.
+/// How many bytes ahead the weights are fetched: the processor by itself stops at the end of a page. First to the second cache, since
+/// the first one has few lines under way at a time.
 const AHEAD: usize = 4096;
+const FAR_AHEAD: usize = 16384;
 /// From so many columns on tiles are quicker.
 pub(super) const MANY: usize = 24;
 
@@ -127,7 +129,9 @@ fn products<'r, K: RowKind, const COUNT: usize>(
     let columns: [&[Ready]; COUNT] = array::from_fn(|index| column(first + index));
     let mut sums = [_mm512_setzero_ps(); COUNT];
     for (block, weight) in weights.iter().enumerate() {
-        fetch::<_, 1, _MM_HINT_T0>(ptr::from_ref(weight).wrapping_byte_add(AHEAD));
+        let weight_at = ptr::from_ref(weight);
+        fetch::<_, 1, _MM_HINT_T1>(weight_at.wrapping_byte_add(FAR_AHEAD));
+        fetch::<_, 1, _MM_HINT_T0>(weight_at.wrapping_byte_add(AHEAD));
         // SAFETY: this function has the same features.
         unsafe {
             K::accumulate(weight, columns.map(|column| &column[block]), &mut sums);
