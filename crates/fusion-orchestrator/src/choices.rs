@@ -1,7 +1,7 @@
 //! Several answers to one request, side by side: each asked for by itself, so that each waits for a slot of its own, and the
 //! engine reads what they begin with in common once.
 
-use std::{pin::Pin, sync::Arc};
+use std::{iter, pin::Pin, sync::Arc};
 
 use fusion_types::{
     Call, Error, Result,
@@ -129,19 +129,19 @@ impl Wanted {
     /// So many answers to one chat.
     pub fn chats(mut request: ChatRequest) -> Vec<Self> {
         let n = request.n.take().unwrap_or(1);
-        let each = (0..n).map(|index| {
-            let mut request = request.clone();
+        let each = (0..n).zip(iter::repeat_n(request, n as usize));
+        each.map(|(index, mut request)| {
             reseed(&mut request.sampling, index);
             Self::Chat(request)
-        });
-        each.collect()
+        })
+        .collect()
     }
 
     /// So many answers to each of these texts.
     pub fn texts(requests: Vec<CompletionRequest>, n: u32) -> Vec<Self> {
         let each = requests.into_iter().flat_map(|request| {
-            (0..n).map(move |index| {
-                let mut request = request.clone();
+            let each = (0..n).zip(iter::repeat_n(request, n as usize));
+            each.map(|(index, mut request)| {
                 reseed(&mut request.sampling, index);
                 Self::Text(request)
             })
