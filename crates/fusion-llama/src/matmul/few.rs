@@ -16,6 +16,11 @@ use super::{
 /// Columns that are multiplied at a time.
 pub(super) const MOST: usize = 8;
 
+/// Bytes of a row from which on the processor by itself goes on in each of the sixteen.
+const LONG: usize = 2048;
+/// How far ahead it is helped in such a row.
+const LINES_AHEAD: usize = 4;
+
 pub(super) trait FewKind: PanelKind {
     /// # Safety
     /// The processor has AVX-512 VNNI.
@@ -75,12 +80,17 @@ impl<W> Rows<'_, W> {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     fn multiply<K: FewKind<Weight = W>, const COUNT: usize>(&self, groups: &[K::Group]) {
+        let has_long_rows = self.weights.stride * size_of::<W>() >= LONG;
         let mut sums = [_mm512_setzero_ps(); COUNT];
         for (block, group) in groups.iter().enumerate() {
             let weights = self.weights.sixteen(self.first, block);
-            // First to the second cache: the first one has few lines under way at a time.
-            weights.fetch::<_MM_HINT_T1>(3, block);
-            weights.fetch::<_MM_HINT_T0>(1, block);
+            if has_long_rows {
+                weights.fetch_rows::<LINES_AHEAD>(block);
+            } else {
+                // First to the second cache: the first one has few lines under way at a time.
+                weights.fetch::<_MM_HINT_T1>(3, block);
+                weights.fetch::<_MM_HINT_T0>(1, block);
+            }
             // SAFETY: this function has the same features.
             unsafe {
                 K::add_few(&K::panel(weights), group, &mut sums);

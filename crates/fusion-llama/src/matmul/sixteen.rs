@@ -6,7 +6,7 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _mm_loadu_si128, _mm512_add_epi32, _mm512_and_si512,
+        __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm512_add_epi32, _mm512_and_si512,
         _mm512_castsi128_si512, _mm512_castsi256_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps,
         _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_inserti64x4,
         _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32,
@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     lanes,
-    tiles::{Matrix, fetch},
+    tiles::{CACHE_LINE, Matrix, fetch, fetch_line},
 };
 
 pub(super) const ROWS: usize = 16;
@@ -79,6 +79,19 @@ impl<'a, T> Sixteen<'a, T> {
     pub(super) fn fetch<const HINT: i32>(self, ahead: usize, index: usize) {
         let start = self.first.wrapping_sub(index);
         fetch::<_, ROWS, HINT>(start.wrapping_add(ROWS * (ahead * self.stride + index)));
+    }
+
+    /// Asks for what comes so many cache lines later in each row, once a line. The rows' blocks are the `index`th.
+    #[inline]
+    pub(super) fn fetch_rows<const LINES: usize>(self, index: usize) {
+        let line = |block: usize| block * size_of::<T>() / CACHE_LINE;
+        if index > 0 && line(index) == line(index - 1) {
+            return;
+        }
+        for row in 0..ROWS {
+            let block = self.first.wrapping_add(row * self.stride);
+            fetch_line::<_MM_HINT_T0>(block.cast::<u8>().wrapping_add(LINES * CACHE_LINE));
+        }
     }
 }
 

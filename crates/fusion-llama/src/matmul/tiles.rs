@@ -23,7 +23,7 @@ const COLUMNS: usize = 4;
 const MOST_COLUMNS: usize = 64;
 /// How many rows ahead the weights are fetched: a row is too short for the processor to notice by itself where it goes on.
 const ROWS_AHEAD: usize = 16;
-const CACHE_LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// A type of weights, and the type that ggml converts the inputs to for it.
 ///
@@ -273,10 +273,16 @@ impl Window {
 #[inline]
 pub(super) fn fetch<T, const BLOCKS: usize, const HINT: i32>(blocks: *const T) {
     for line in (0..BLOCKS * size_of::<T>()).step_by(CACHE_LINE) {
-        // SAFETY: a hint, which may name any address.
-        #[expect(unsafe_code, reason = "see above")]
-        unsafe {
-            _mm_prefetch::<HINT>(blocks.cast::<i8>().wrapping_add(line));
-        }
+        fetch_line::<HINT>(blocks.cast::<u8>().wrapping_add(line));
+    }
+}
+
+/// As [`fetch`], the line that the byte is in.
+#[inline]
+pub(super) fn fetch_line<const HINT: i32>(byte: *const u8) {
+    // SAFETY: a hint, which may name any address.
+    #[expect(unsafe_code, reason = "see above")]
+    unsafe {
+        _mm_prefetch::<HINT>(byte.cast());
     }
 }
