@@ -87,8 +87,9 @@ impl<W> Rows<'_, W> {
             if has_long_rows {
                 weights.fetch_rows::<LINES_AHEAD>(block);
             } else {
-                // First to the second cache: the first one has few lines under way at a time.
-                weights.fetch::<_MM_HINT_T1>(3, block);
+                // What is asked for early keeps one of the first cache's few places for what is under way; the line that is named
+                // makes the processor bring those beside it by itself.
+                weights.fetch_first::<_MM_HINT_T1>(3, block);
                 weights.fetch::<_MM_HINT_T0>(1, block);
             }
             // SAFETY: this function has the same features.

@@ -81,6 +81,14 @@ impl<'a, T> Sixteen<'a, T> {
         fetch::<_, ROWS, HINT>(start.wrapping_add(ROWS * (ahead * self.stride + index)));
     }
 
+    /// As [`Self::fetch`], for the first line of the part.
+    #[inline]
+    pub(super) fn fetch_first<const HINT: i32>(self, ahead: usize, index: usize) {
+        let start = self.first.wrapping_sub(index);
+        let part = start.wrapping_add(ROWS * (ahead * self.stride + index));
+        fetch_line::<HINT>(part.cast());
+    }
+
     /// Asks for what comes so many cache lines later in each row, once a line. The rows' blocks are the `index`th.
     #[inline]
     pub(super) fn fetch_rows<const LINES: usize>(self, index: usize) {
