@@ -10,9 +10,7 @@
 use std::{
     arch::{
         asm,
-        x86_64::{
-            __cpuid_count, __m512, __m512i, _MM_HINT_T0, _mm512_setzero_ps, _mm512_setzero_si512,
-        },
+        x86_64::{__cpuid_count, __m512, __m512i, _mm512_setzero_ps, _mm512_setzero_si512},
     },
     cell::RefCell,
     mem,
@@ -300,7 +298,7 @@ impl Window {
         panels.resize_with(self.blocks.len(), || unsafe { mem::zeroed() });
         for (index, panel) in panels.iter_mut().enumerate() {
             let weights = weights.sixteen(row, self.blocks.start + index);
-            weights.fetch::<_MM_HINT_T0>(1, index);
+            weights.fetch(1, index);
             // SAFETY: this function has the same features.
             unsafe { K::unpack_sixteen(weights, panel) };
         }

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "instructions that not every processor has")]
 
 use std::{
-    arch::x86_64::{__m512, _MM_HINT_T0, _MM_HINT_T1, _mm512_setzero_ps},
+    arch::x86_64::{__m512, _mm512_setzero_ps},
     ops::Range,
 };
 
@@ -89,8 +89,8 @@ impl<W> Rows<'_, W> {
             } else {
                 // What is asked for early keeps one of the first cache's few places for what is under way; the line that is named
                 // makes the processor bring those beside it by itself.
-                weights.fetch_first::<_MM_HINT_T1>(3, block);
-                weights.fetch::<_MM_HINT_T0>(1, block);
+                weights.fetch_first(3, block);
+                weights.fetch(1, block);
             }
             // SAFETY: this function has the same features.
             unsafe {

@@ -6,8 +6,8 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm512_add_epi32, _mm512_dpbusd_epi32,
-        _mm512_madd_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+        __m512, __m512i, _MM_HINT_T1, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_madd_epi16,
+        _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_setzero_si512,
     },
     array,
     cell::RefCell,
@@ -17,14 +17,14 @@ use std::{
 
 use super::{
     q8_k::Input,
-    tiles::{Matrix, Output, fetch},
+    tiles::{Matrix, Output, fetch, fetch_line},
 };
 
 /// Columns that are multiplied with a row at a time.
 const COLUMNS: usize = 4;
-/// How many bytes ahead the weights are fetched: the processor by itself stops at the end of a page. First to the second cache, since
-/// the first one has few lines under way at a time.
+/// How many bytes ahead the weights are fetched: the processor by itself stops at the end of a page.
 const AHEAD: usize = 4096;
+/// How many bytes ahead a line of each block is brought as near as the second cache: the first one has few lines under way at a time.
 const FAR_AHEAD: usize = 16384;
 /// From so many columns on tiles are quicker.
 pub(super) const MANY: usize = 24;
@@ -130,8 +130,8 @@ fn products<'r, K: RowKind, const COUNT: usize>(
     let mut sums = [_mm512_setzero_ps(); COUNT];
     for (block, weight) in weights.iter().enumerate() {
         let weight_at = ptr::from_ref(weight);
-        fetch::<_, 1, _MM_HINT_T1>(weight_at.wrapping_byte_add(FAR_AHEAD));
-        fetch::<_, 1, _MM_HINT_T0>(weight_at.wrapping_byte_add(AHEAD));
+        fetch_line::<_MM_HINT_T1>(weight_at.wrapping_byte_add(FAR_AHEAD).cast());
+        fetch::<_, 1>(weight_at.wrapping_byte_add(AHEAD));
         // SAFETY: this function has the same features.
         unsafe {
             K::accumulate(weight, columns.map(|column| &column[block]), &mut sums);

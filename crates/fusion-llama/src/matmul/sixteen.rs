@@ -6,12 +6,13 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm512_add_epi32, _mm512_and_si512,
-        _mm512_castsi128_si512, _mm512_castsi256_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps,
-        _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_inserti64x4,
-        _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32,
-        _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_srli_epi32,
-        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm512_add_epi32,
+        _mm512_and_si512, _mm512_castsi128_si512, _mm512_castsi256_si512, _mm512_cvtepi32_epi16,
+        _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
+        _mm512_inserti64x4, _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
+        _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srli_epi16,
+        _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+        _mm512_unpacklo_epi64,
     },
     array,
     marker::PhantomData,
@@ -76,17 +77,19 @@ impl<'a, T> Sixteen<'a, T> {
 
     /// Asks for a part of the rows that are so many sixteens ahead, a different one for each `index`.
     #[inline]
-    pub(super) fn fetch<const HINT: i32>(self, ahead: usize, index: usize) {
-        let start = self.first.wrapping_sub(index);
-        fetch::<_, ROWS, HINT>(start.wrapping_add(ROWS * (ahead * self.stride + index)));
+    pub(super) fn fetch(self, ahead: usize, index: usize) {
+        fetch::<_, ROWS>(self.part(ahead, index));
     }
 
-    /// As [`Self::fetch`], for the first line of the part.
+    /// As [`Self::fetch`], for a line of the part, to the second cache.
     #[inline]
-    pub(super) fn fetch_first<const HINT: i32>(self, ahead: usize, index: usize) {
+    pub(super) fn fetch_first(self, ahead: usize, index: usize) {
+        fetch_line::<_MM_HINT_T1>(self.part(ahead, index).cast());
+    }
+
+    fn part(self, ahead: usize, index: usize) -> *const T {
         let start = self.first.wrapping_sub(index);
-        let part = start.wrapping_add(ROWS * (ahead * self.stride + index));
-        fetch_line::<HINT>(part.cast());
+        start.wrapping_add(ROWS * (ahead * self.stride + index))
     }
 
     /// Asks for what comes so many cache lines later in each row, once a line. The rows' blocks are the `index`th.

@@ -219,7 +219,7 @@ impl Window {
         #[expect(unsafe_code, reason = "see above")]
         tiles.resize(self.blocks.len(), unsafe { mem::zeroed() });
         for (block, tile) in tiles.iter_mut().enumerate() {
-            fetch::<_, ROWS, _MM_HINT_T0>(ahead.wrapping_add(ROWS * block));
+            fetch::<_, ROWS>(ahead.wrapping_add(ROWS * block));
             // SAFETY: this function has the same features.
             #[expect(unsafe_code, reason = "see above")]
             unsafe {
@@ -269,15 +269,15 @@ impl Window {
     }
 }
 
-/// Asks for so many blocks that are read later, to be brought as near as the hint says.
+/// Asks for so many blocks that are read later.
 #[inline]
-pub(super) fn fetch<T, const BLOCKS: usize, const HINT: i32>(blocks: *const T) {
+pub(super) fn fetch<T, const BLOCKS: usize>(blocks: *const T) {
     for line in (0..BLOCKS * size_of::<T>()).step_by(CACHE_LINE) {
-        fetch_line::<HINT>(blocks.cast::<u8>().wrapping_add(line));
+        fetch_line::<_MM_HINT_T0>(blocks.cast::<u8>().wrapping_add(line));
     }
 }
 
-/// As [`fetch`], the line that the byte is in.
+/// Asks for the line that the byte is in, to be brought as near as the hint says.
 #[inline]
 pub(super) fn fetch_line<const HINT: i32>(byte: *const u8) {
     // SAFETY: a hint, which may name any address.
