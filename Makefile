@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # The dev binaries are built together with the tests: one set of dependency features, hence one build of everything.
-BUILD := $(if $(CUDAARCHS),CMAKE_TOOLCHAIN_FILE="$(abspath scripts/cuda_architectures.cmake)") \
+BUILD := $(if $(filter 1,$(CUDA)),CMAKE_TOOLCHAIN_FILE="$(abspath scripts/cuda.cmake)") \
 	cargo build --workspace --bins $(if $(filter dev,$(PROFILE)),--tests,--profile $(PROFILE)) \
 	$(if $(filter 1,$(CUDA)),--features fusion-server/cuda --features fusion-llama/cuda)
 
