@@ -7,10 +7,11 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from operator import itemgetter
 from pathlib import Path
 
 from fusiond import Failed, Server, executable
-from load import Target, calm, canary, latencies, median_with_interval, percentile, throughput
+from load import Target, calm, canary, children, cpu_seconds, latencies, median_with_interval, percentile, throughput
 from overhead import BODY, CONNECTIONS, PATH, REQUESTS, ROUNDS, SECONDS
 
 ENGINE_PORT, ROUTER_PORT = 9555, 9556
@@ -27,14 +28,16 @@ def measure():
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "fake.gguf"
         model.write_bytes(b"GGUF")
-        with Peer(router), Server(QUIET, models_dir=folder) as server:
+        with Peer(router) as peer, Server(QUIET, models_dir=folder) as server:
             load = {"model_path": str(model), "model_id": "fake", "model_type": "lm", "engine": "fake-engine"}
             server.call("POST", "/v1/models/load", {**load, "concurrency": CONNECTIONS, "options": {"tokens": 1}})
             ports = {"fusiond": server.port, "router": ROUTER_PORT, "engine": ENGINE_PORT}
             targets = {name: Target(PATH, BODY, port=port) for name, port in ports.items()}
             for target in targets.values():
                 latencies(target, REQUESTS)
-            rounds = [one_round(targets) for _ in range(ROUNDS)]
+            pid = server.process.pid
+            processes = {"fusiond": [pid, *children(pid)], "router": [peer.router.pid, peer.engine.pid], "engine": []}
+            rounds = [one_round(targets, processes) for _ in range(ROUNDS)]
     return section(calm(rounds))
 
 
@@ -42,17 +45,17 @@ class Peer:
     """The fake engine on TCP, and the router before it."""
 
     def __init__(self, router):
-        self.router = router
-        self.processes = []
+        self.command = router
+        self.engine = self.router = None
 
     def __enter__(self):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         engine = [executable().parent / "fake-engine", "serve", "--listen", f"127.0.0.1:{ENGINE_PORT}", "--model", "none"]
         engine += ["--slots", str(4 * CONNECTIONS), "--option", "tokens=1"]
-        self.processes.append(subprocess.Popen(engine, stdin=subprocess.PIPE, **quiet))
-        router = [self.router, "--host", "127.0.0.1", "--port", str(ROUTER_PORT), "--policy", "round_robin"]
+        self.engine = subprocess.Popen(engine, stdin=subprocess.PIPE, **quiet)
+        router = [self.command, "--host", "127.0.0.1", "--port", str(ROUTER_PORT), "--policy", "round_robin"]
         router += ["--worker-urls", f"http://127.0.0.1:{ENGINE_PORT}", "--log-level", "error"]
-        self.processes.append(subprocess.Popen(router, stdin=subprocess.DEVNULL, **quiet))
+        self.router = subprocess.Popen(router, stdin=subprocess.DEVNULL, **quiet)
         self.wait()
         return self
 
@@ -69,18 +72,21 @@ class Peer:
         raise Failed("vllm-router did not answer")
 
     def __exit__(self, *_):
-        for process in reversed(self.processes):
+        for process in (self.router, self.engine):
             process.terminate()
             process.wait()
 
 
-def one_round(targets):
-    """Each in turn: latencies, then throughput."""
+def one_round(targets, processes):
+    """Each in turn: latencies, then throughput, and the processor time that each process took for a request."""
     row = {"canary": canary()}
     for name, target in targets.items():
         row[name] = percentile(latencies(target, REQUESTS), 0.5)
     for name, target in targets.items():
+        before = [cpu_seconds(pid) for pid in processes[name]]
         row[f"{name}_rps"] = throughput(target, CONNECTIONS, SECONDS)
+        took = [cpu_seconds(pid) - since for pid, since in zip(processes[name], before, strict=True)]
+        row[f"{name}_cpu"] = [seconds / (row[f"{name}_rps"] * SECONDS) for seconds in took]
     return row
 
 
@@ -93,6 +99,12 @@ def section(rounds):
 
     added = median_with_interval([(row["fusiond"] - row["engine"]) / (row["router"] - row["engine"]) for row in rounds])
     rps = median_with_interval([row["fusiond_rps"] / row["router_rps"] for row in rounds])
+    own = median_with_interval([row["router_cpu"][0] / row["fusiond_cpu"][0] for row in rounds])
+    whole = median_with_interval([sum(row["router_cpu"]) / sum(row["fusiond_cpu"]) for row in rounds])
+
+    def cpu(name, share):
+        return statistics.median(share(row[f"{name}_cpu"]) for row in rounds) * 1e6
+
     return f"""{TITLE}
 The same chat, through each on TCP, to the same kind of engine; both log errors only. Added means beyond the engine alone on TCP.
 {len(rounds)} calm rounds of {ROUNDS} in turn.
@@ -101,4 +113,9 @@ The same chat, through each on TCP, to the same kind of engine; both log errors 
 |---|---|---|---|---|
 | p50 | {middle("fusiond", 1e6):.0f} µs | {middle("router", 1e6):.0f} µs | {middle("engine", 1e6):.0f} µs | added × {added[0]:.2f} [{added[1]:.2f}, {added[2]:.2f}] |
 | requests/s at {CONNECTIONS} connections | {middle("fusiond_rps", 1):,.0f} | {middle("router_rps", 1):,.0f} | {middle("engine_rps", 1):,.0f} | × {rps[0]:.2f} [{rps[1]:.2f}, {rps[2]:.2f}] |
+| CPU per request there, server alone | {cpu("fusiond", itemgetter(0)):.0f} µs | {cpu("router", itemgetter(0)):.0f} µs | | requests per CPU-second × {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}] |
+| CPU per request there, with its engine | {cpu("fusiond", sum):.0f} µs | {cpu("router", sum):.0f} µs | | requests per CPU-second × {whole[0]:.2f} [{whole[1]:.2f}, {whole[2]:.2f}] |
+
+The processors are full then, a part of them with the load generator, which both sides pay alike: that brings the ratio of requests/s closer
+to one, and not that of requests per CPU-second.
 """

@@ -3,6 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     ops::Range,
+    pin::{Pin, pin},
     sync::Arc,
     time::Instant,
 };
@@ -149,8 +150,10 @@ impl Models {
         let mut is_first = true;
         loop {
             let (mut lease, route) = self.acquire(call, &wanted).await?;
-            let working = work(&lease, &route.model, &mut wanted.request);
-            let worked = within(call.deadline, working).await;
+            let worked = {
+                let working = pin!(work(&lease, &route.model, &mut wanted.request));
+                within(call.deadline, working).await
+            };
             match noted(&mut lease, worked) {
                 Ok(done) => return Ok((lease, route, done)),
                 Err(_) if is_first && lease.engine.life.was_silent() => is_first = false,
@@ -177,8 +180,11 @@ async fn generation(
     mut clock: Clock,
     (mut lease, route, mut events): (Lease, Route, ChatEvents),
 ) -> Result<Generation> {
-    let first = within(call.deadline, async { events.next().await.transpose() });
-    let first = noted(&mut lease, first.await)?;
+    let first = {
+        let first = pin!(async { events.next().await.transpose() });
+        within(call.deadline, first).await
+    };
+    let first = noted(&mut lease, first)?;
     if let Some(sample) = first.as_ref().and_then(|event| clock.hear(event)) {
         lease.answered(sample);
     }
@@ -216,8 +222,11 @@ impl Running {
     fn into_stream(self) -> BoxStream<'static, Result<ChatEvent>> {
         let next = async |running: Option<Self>| {
             let mut running = running?;
-            let event = async { running.events.next().await.transpose() };
-            match within(running.deadline, event).await.transpose()? {
+            let event = {
+                let event = pin!(async { running.events.next().await.transpose() });
+                within(running.deadline, event).await
+            };
+            match event.transpose()? {
                 Ok(event) => {
                     if let Some(sample) = running.clock.hear(&event) {
                         running.lease.answered(sample);
@@ -234,8 +243,11 @@ impl Running {
     }
 }
 
-/// An error once the deadline has passed.
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// An error once the deadline has passed. The work is pinned by the caller, as this would have room for it twice.
+async fn within<T>(
+    deadline: Option<Instant>,
+    work: Pin<&mut impl Future<Output = Result<T>>>,
+) -> Result<T> {
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
             .await

@@ -326,7 +326,8 @@ impl Models {
             deadline,
             reply,
         });
-        Ok((granted.await?, route))
+        // So is a request that has to wait.
+        Ok((Box::pin(granted).await?, route))
     }
 
     fn may_rescan(&self) -> bool {

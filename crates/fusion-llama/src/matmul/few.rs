@@ -1,4 +1,4 @@
-//! Products with few columns of types in blocks of 32, on processors with AMX: each block of sixteen rows is unpacked into registers and
+//! Products with few columns of types in blocks of 32, on processors with AVX-512 VNNI: each block of sixteen rows is unpacked into registers and
 //! multiplied there, so that memory is what limits it.
 #![expect(unsafe_code, reason = "instructions that not every processor has")]
 
@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    amx::{PanelKind, prepare},
+    panels::{PanelKind, prepare},
     sixteen::{self, Sixteen},
     tiles::{Matrix, Output},
 };

@@ -11,8 +11,9 @@ use llama_cpp_4::model::params::LlamaModelParams;
 use llama_cpp_sys_4 as sys;
 
 use super::{
-    amx::{self, PanelKind},
+    amx,
     few::{self, FewKind},
+    panels::{self, PanelKind},
     q4_1::Q4_1,
     q4_k::Q4K,
     q6_k::Q6K,
@@ -21,6 +22,7 @@ use super::{
     rows::{self, RowKind},
     sixteen,
     tiles::{self, Kind, Matrix, Output, ROWS},
+    vnni::Vnni,
 };
 
 thread_local! {
@@ -142,7 +144,7 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
             inputs: (b, ldb),
             output: (c, ldc),
         };
-        let in_sixteens = rows % sixteen::ROWS == 0 && amx::are_supported();
+        let in_sixteens = rows % sixteen::ROWS == 0 && has_sixteens();
         // SAFETY: ggml passes what it says: rows and columns of so many blocks of these types, which are alive and not written to
         // during the call, and room for the product, of which no two threads are given the same part.
         let is_done = unsafe {
@@ -177,6 +179,11 @@ unsafe extern "C" fn __wrap_llamafile_sgemm(
     }
 }
 
+/// Whether sixteen rows are multiplied side by side.
+fn has_sixteens() -> bool {
+    tiles::are_supported() && rows::are_supported()
+}
+
 /// With AVX-512 but no VNNI, ours weren't compared with ggml's.
 #[expect(unsafe_code, reason = "ggml knows what it was compiled for")]
 fn has_k_kinds() -> bool {
@@ -200,7 +207,7 @@ impl Call {
     /// The call is what ggml made, for these types, on a processor that they are for.
     #[expect(unsafe_code, reason = "ggml passes addresses")]
     unsafe fn multiply_sixteens<K: FewKind>(&self) -> bool {
-        if self.columns >= K::MANY {
+        if self.columns >= least::<K>() {
             // SAFETY: so the caller says.
             return unsafe { self.by_panels::<K>() };
         }
@@ -222,7 +229,7 @@ impl Call {
     unsafe fn multiply_k<K: Kind + PanelKind + RowKind>(&self, in_sixteens: bool) -> bool {
         // SAFETY: so the caller says.
         unsafe {
-            if in_sixteens && self.columns >= K::MANY {
+            if in_sixteens && self.columns >= least::<K>() {
                 self.by_panels::<K>()
             } else if rows::are_supported() && self.columns < rows::MANY {
                 self.by_rows::<K>()
@@ -240,7 +247,13 @@ impl Call {
         unsafe {
             let (weights, inputs, output) = self.operands::<K::Weight, K::Input>();
             let (columns, length, part) = (self.columns, self.length, self.part(sixteen::ROWS));
-            amx::multiply::<K>(&weights, &inputs, columns, length, output, &part);
+            if amx::are_supported() {
+                panels::multiply::<K, amx::Shaped>(
+                    &weights, &inputs, columns, length, output, &part,
+                );
+            } else {
+                panels::multiply::<K, Vnni>(&weights, &inputs, columns, length, output, &part);
+            }
         }
         true
     }
@@ -292,6 +305,15 @@ impl Call {
         let Params { thread, threads } = unsafe { &*self.params };
         let until = |thread: c_int| self.rows / rows * thread as usize / *threads as usize;
         until(*thread)..until(*thread + 1)
+    }
+}
+
+/// From so many columns on panels are quicker.
+fn least<K: PanelKind>() -> usize {
+    if amx::are_supported() {
+        K::MANY
+    } else {
+        K::MANY.max(few::MOST + 1)
     }
 }
 
@@ -448,13 +470,13 @@ mod tests {
     fn q4_1_is_multiplied_here() {
         check(sys::GGML_TYPE_Q4_1);
         assert_eq!(has_come_by_tiles::<Q4_1>(), tiles::are_supported());
-        assert_eq!(has_come_in_sixteens::<Q4_1>(), amx::are_supported());
+        assert_eq!(has_come_in_sixteens::<Q4_1>(), has_sixteens());
     }
 
     #[test]
     fn q8_0_is_multiplied_here() {
         check(sys::GGML_TYPE_Q8_0);
-        assert_eq!(has_come_in_sixteens::<Q8_0>(), amx::are_supported());
+        assert_eq!(has_come_in_sixteens::<Q8_0>(), has_sixteens());
     }
 
     #[test]
@@ -471,10 +493,7 @@ mod tests {
         check(kind);
         let has_k_kinds = has_k_kinds();
         assert_eq!(has_come_by_tiles::<K>(), has_k_kinds);
-        assert_eq!(
-            has_come_in_sixteens::<K>(),
-            has_k_kinds && amx::are_supported()
-        );
+        assert_eq!(has_come_in_sixteens::<K>(), has_k_kinds && has_sixteens());
         assert_eq!(rows::came_here(), has_k_kinds && rows::are_supported());
     }
 
@@ -482,7 +501,7 @@ mod tests {
     fn a_column_is_the_same_beside_others() {
         let ours = [
             (sys::GGML_TYPE_Q4_1, tiles::are_supported()),
-            (sys::GGML_TYPE_Q8_0, amx::are_supported()),
+            (sys::GGML_TYPE_Q8_0, has_sixteens()),
         ];
         for (kind, _) in ours.into_iter().filter(|(_, is_ours)| *is_ours) {
             let length = 2304;

@@ -4,9 +4,9 @@
 //! of ggml, its threads and its memory stay as they are. Weights are read where they lie in the mapped file; nothing is
 //! converted or copied at load.
 //!
-//! Ours are Q4_1, Q4_K and Q6_K on processors with AVX2. For those ggml takes each block of weights apart once for each column, or
-//! has to have copied the weights into another order at load; here blocks are taken apart once for all columns, eight rows side
-//! by side (`tiles`), or, with few columns, one after the other (`rows`).
+//! Ours are Q4_1, Q4_K and Q6_K on processors with AVX2, and Q8_0 too with AVX-512 VNNI. For those ggml takes each block of weights apart
+//! once for each column, or has to have copied the weights into another order at load; here blocks are taken apart once for all columns,
+//! eight rows side by side (`tiles`), with AVX-512 VNNI or AMX sixteen (`panels`, `few`), or, with few columns, one after the other (`rows`).
 
 use llama_cpp_4::model::params::LlamaModelParams;
 
@@ -23,6 +23,8 @@ mod hooks;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod lanes;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod panels;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod q4_1;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod q4_k;
@@ -38,6 +40,8 @@ mod rows;
 mod sixteen;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tiles;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod vnni;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) use ahead::has_amx;

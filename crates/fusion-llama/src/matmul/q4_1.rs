@@ -15,11 +15,12 @@ use std::{
 };
 
 use super::{
-    amx::{self, COLUMNS, PanelKind, Product, Sums, multiply_32},
     few::{self, FewKind},
     lanes::{dots, fours, halves, lower_nibbles, single, transposed, upper_nibbles},
-    sixteen::{self, Sixteen, dot},
+    panels::{self, COLUMNS, Multiplier, PanelKind, Product, Sums},
+    sixteen::{self, Sixteen},
     tiles::{Kind, ROWS, Scratch},
+    vnni::dot,
 };
 
 pub(super) struct Q4_1;
@@ -143,7 +144,7 @@ impl Panel {
 }
 
 thread_local! {
-    static PANELS: RefCell<amx::Scratch<Q4_1>> = RefCell::default();
+    static PANELS: RefCell<panels::Scratch<Q4_1>> = RefCell::default();
 }
 
 // SAFETY: a panel and a group are numbers only.
@@ -157,14 +158,14 @@ unsafe impl PanelKind for Q4_1 {
     const MANY: usize = few::MOST + 1;
     const MOST_PANELS: usize = 48;
 
-    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+    fn panels() -> &'static LocalKey<RefCell<panels::Scratch<Self>>> {
         &PANELS
     }
 
     #[inline]
     fn put(input: &Input, column: usize, group: &mut Group) {
         group.quants[column].copy_from_slice(input.quants.as_flattened());
-        // SAFETY: where there is AMX, there is what this needs.
+        // SAFETY: where this comes to, there is what it needs.
         [group.scales[column], group.sums[column]] = unsafe { single(input.scale, input.sum) };
     }
 
@@ -177,9 +178,14 @@ unsafe impl PanelKind for Q4_1 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+    unsafe fn add_products<M: Multiplier>(
+        panel: &Panel,
+        group: &Group,
+        product: &mut Product,
+        sums: &mut Sums,
+    ) {
         // SAFETY: so the caller says.
-        unsafe { multiply_32(&group.quants, &panel.quants, product) };
+        unsafe { M::multiply_32::<false>(&group.quants, &panel.quants, product) };
         for (column, sum) in sums.iter_mut().enumerate() {
             panel.add(product[column], group, column, sum);
         }
@@ -211,7 +217,8 @@ impl FewKind for Q4_1 {
         sums: &mut [__m512; COUNT],
     ) {
         for (column, sum) in sums.iter_mut().enumerate() {
-            let dot = dot(&panel.quants, &group.quants[column], _mm512_setzero_si512());
+            let quants = group.quants[column].as_chunks().0;
+            let dot = dot::<false, 8>(&panel.quants, quants, _mm512_setzero_si512());
             panel.add(dot, group, column, sum);
         }
     }

@@ -24,8 +24,8 @@ use std::{
 };
 
 use super::{
-    amx::{self, PanelKind, Product, Sums, multiply_32},
     lanes::{dots, halves, lower_nibbles, pick, transposed, upper_nibbles},
+    panels::{self, Multiplier, PanelKind, Product, Sums},
     q8_k::{Group, Input, Ready},
     rows::{self, RowKind, scaled_dots},
     sixteen::{self, Sixteen},
@@ -233,7 +233,7 @@ pub(super) struct Panel {
 }
 
 thread_local! {
-    static PANELS: RefCell<amx::Scratch<Q4K>> = RefCell::default();
+    static PANELS: RefCell<panels::Scratch<Q4K>> = RefCell::default();
 }
 
 // SAFETY: a panel and a group are numbers only.
@@ -247,7 +247,7 @@ unsafe impl PanelKind for Q4K {
     const MANY: usize = 6;
     const MOST_PANELS: usize = 6;
 
-    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+    fn panels() -> &'static LocalKey<RefCell<panels::Scratch<Self>>> {
         &PANELS
     }
 
@@ -296,7 +296,12 @@ unsafe impl PanelKind for Q4K {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+    unsafe fn add_products<M: Multiplier>(
+        panel: &Panel,
+        group: &Group,
+        product: &mut Product,
+        sums: &mut Sums,
+    ) {
         let mut block: Sums = array::from_fn(|column| {
             let mut least = _mm512_setzero_si512();
             for (leasts, sums) in panel.part_leasts.iter().zip(group.sums[column]) {
@@ -307,7 +312,7 @@ unsafe impl PanelKind for Q4K {
         });
         for part in 0..8 {
             // SAFETY: so the caller says.
-            unsafe { multiply_32(&group.quants[part], &panel.quants[part], product) };
+            unsafe { M::multiply_32::<false>(&group.quants[part], &panel.quants[part], product) };
             for (sum, dot) in block.iter_mut().zip(&*product) {
                 *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
             }

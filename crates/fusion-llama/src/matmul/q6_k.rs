@@ -25,8 +25,8 @@ use std::{
 };
 
 use super::{
-    amx::{self, COLUMNS, PanelKind, Product, Sums, multiply_16},
     lanes::{dots, lower_nibbles, pick, transposed, upper_nibbles},
+    panels::{self, COLUMNS, Multiplier, PanelKind, Product, Sums},
     q8_k::{Group, Input, Ready},
     rows::{self, RowKind, scaled_dots},
     sixteen::{self, Sixteen},
@@ -235,7 +235,7 @@ pub(super) struct Panel {
 }
 
 thread_local! {
-    static PANELS: RefCell<amx::Scratch<Q6K>> = RefCell::default();
+    static PANELS: RefCell<panels::Scratch<Q6K>> = RefCell::default();
 }
 
 // SAFETY: a panel and a group are numbers only.
@@ -249,7 +249,7 @@ unsafe impl PanelKind for Q6K {
     const MANY: usize = 9;
     const MOST_PANELS: usize = 6;
 
-    fn panels() -> &'static LocalKey<RefCell<amx::Scratch<Self>>> {
+    fn panels() -> &'static LocalKey<RefCell<panels::Scratch<Self>>> {
         &PANELS
     }
 
@@ -309,12 +309,17 @@ unsafe impl PanelKind for Q6K {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+    unsafe fn add_products<M: Multiplier>(
+        panel: &Panel,
+        group: &Group,
+        product: &mut Product,
+        sums: &mut Sums,
+    ) {
         let mut block = [_mm512_setzero_ps(); COLUMNS];
         for part in 0..16 {
             let (columns, rows) = (&group.quants[part / 2], &panel.quants[part / 2]);
             // SAFETY: so the caller says.
-            unsafe { multiply_16(columns, rows, part % 2, product) };
+            unsafe { M::multiply_16(columns, rows, part % 2, product) };
             for (sum, dot) in block.iter_mut().zip(&*product) {
                 *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
             }

@@ -1,4 +1,4 @@
-//! Q8_0 weights and inputs, on processors with AMX; elsewhere they are ggml's.
+//! Q8_0 weights and inputs, on processors with AVX-512 VNNI; elsewhere they are ggml's.
 //!
 //! A block holds 32 numbers `scale * quant`. Vectors multiply bytes without a sign with such that have one: there 128 is added to the
 //! weights' quants, and taken off again by the sum of the inputs'.
@@ -13,10 +13,11 @@ use std::{
 };
 
 use super::{
-    amx::{COLUMNS, PanelKind, Product, Scratch, Sums, multiply_32},
     few::{self, FewKind},
     lanes::single,
-    sixteen::{self, Sixteen, dot},
+    panels::{COLUMNS, Multiplier, PanelKind, Product, Scratch, Sums},
+    sixteen::{self, Sixteen},
+    vnni::dot,
 };
 
 pub(super) struct Q8_0;
@@ -69,7 +70,7 @@ unsafe impl PanelKind for Q8_0 {
             *quant = byte.cast_signed();
         }
         group.offsets[column] = -128 * quants.iter().map(|quant| i32::from(*quant)).sum::<i32>();
-        // SAFETY: where there is AMX, there is what this needs.
+        // SAFETY: where this comes to, there is what it needs.
         [group.scales[column], _] = unsafe { single(input.scale, 0) };
     }
 
@@ -81,9 +82,14 @@ unsafe impl PanelKind for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products(panel: &Panel, group: &Group, product: &mut Product, sums: &mut Sums) {
+    unsafe fn add_products<M: Multiplier>(
+        panel: &Panel,
+        group: &Group,
+        product: &mut Product,
+        sums: &mut Sums,
+    ) {
         // SAFETY: so the caller says.
-        unsafe { multiply_32(&group.quants, &panel.quants, product) };
+        unsafe { M::multiply_32::<true>(&group.quants, &panel.quants, product) };
         for (column, sum) in sums.iter_mut().enumerate() {
             panel.add(product[column], group, column, sum);
         }
@@ -112,7 +118,8 @@ impl FewKind for Q8_0 {
     ) {
         for (column, sum) in sums.iter_mut().enumerate() {
             let start = _mm512_set1_epi32(group.offsets[column]);
-            let dot = dot(&panel.quants, &group.quants[column], start);
+            let quants = group.quants[column].as_chunks().0;
+            let dot = dot::<false, 8>(&panel.quants, quants, start);
             panel.add(dot, group, column, sum);
         }
     }

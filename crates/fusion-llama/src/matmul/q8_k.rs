@@ -2,7 +2,7 @@
 
 use std::{arch::x86_64::_mm512_loadu_si512, array};
 
-use super::{amx::COLUMNS, lanes::fours, rows};
+use super::{lanes::fours, panels::COLUMNS, rows};
 
 /// ggml's `block_q8_K`.
 #[repr(C)]

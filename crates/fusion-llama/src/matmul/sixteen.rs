@@ -6,13 +6,12 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm512_add_epi32,
-        _mm512_and_si512, _mm512_castsi128_si512, _mm512_castsi256_si512, _mm512_cvtepi32_epi16,
-        _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
-        _mm512_inserti64x4, _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
-        _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srli_epi16,
-        _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-        _mm512_unpacklo_epi64,
+        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm512_and_si512,
+        _mm512_castsi128_si512, _mm512_castsi256_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps,
+        _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_inserti64x4, _mm512_mullo_epi32,
+        _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_shuffle_epi8,
+        _mm512_srli_epi16, _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+        _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     },
     array,
     marker::PhantomData,
@@ -155,16 +154,4 @@ pub(super) fn picked(bytes: __m512i, low: usize, high: usize) -> __m512i {
     let pick = lanes::pick(low, high);
     let pick = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(pick), pick);
     _mm512_shuffle_epi8(bytes, pick)
-}
-
-/// Of 32 quants without a sign of each row, by fours, and of a column, side by side, added to `start`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) fn dot(rows: &[__m512i; 8], column: &[i8; 32], start: __m512i) -> __m512i {
-    let mut dots = [start, _mm512_setzero_si512()];
-    for (group, four) in column.as_chunks::<4>().0.iter().enumerate() {
-        let four = _mm512_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
-        dots[group / 4] = _mm512_dpbusd_epi32(dots[group / 4], rows[group], four);
-    }
-    _mm512_add_epi32(dots[0], dots[1])
 }

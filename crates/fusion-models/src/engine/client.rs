@@ -1,6 +1,10 @@
 //! The dialect's client side: one child, over its socket, or a foreign engine over its port.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -189,7 +193,7 @@ impl Client {
 
     async fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         let response = self.post(path, body).await?;
-        let bytes = self.patiently(response.bytes()).await?;
+        let bytes = self.patiently(pin!(response.bytes())).await?;
         serde_json::from_slice(&bytes).map_err(|error| unreadable(&error.to_string()))
     }
 
@@ -223,14 +227,14 @@ impl Client {
     }
 
     async fn send(&self, class: Option<Class>, path: &str, body: Bytes) -> Result<Response> {
-        self.patiently(self.wire.send_as(class, Method::POST, path, body))
+        self.patiently(pin!(self.wire.send_as(class, Method::POST, path, body)))
             .await
     }
 
     /// What an answer other than success says.
     async fn refusal(&self, response: Response) -> Error {
         let status = response.status;
-        let bytes = match self.patiently(response.bytes()).await {
+        let bytes = match self.patiently(pin!(response.bytes())).await {
             Ok(bytes) => bytes,
             Err(error) => return error,
         };
@@ -251,9 +255,12 @@ impl Client {
     }
 
     /// Waits for an answer as long as the engine shows a sign of life each time the patience is over. What is seldom needed is
-    /// boxed: it would take room in every request, which is copied as it is handed on.
-    async fn patiently<T>(&self, answer: impl Future<Output = Result<T, WireError>>) -> Result<T> {
-        let mut answer = std::pin::pin!(answer);
+    /// boxed: it would take room in every request, which is copied as it is handed on. So would the answer, twice, if it weren't pinned
+    /// by the caller.
+    async fn patiently<T>(
+        &self,
+        mut answer: Pin<&mut impl Future<Output = Result<T, WireError>>>,
+    ) -> Result<T> {
         loop {
             match timeout(self.hang_timeout, &mut answer).await {
                 Ok(Ok(value)) => return Ok(value),
@@ -301,7 +308,7 @@ impl Client {
         began: bool,
     ) -> Result<Option<Bytes>> {
         let rounds = if began { 1 } else { PROMPT_PATIENCE };
-        let mut piece = std::pin::pin!(response.chunk());
+        let mut piece = pin!(response.chunk());
         for round in 1..=rounds {
             match timeout(self.hang_timeout, &mut piece).await {
                 Ok(Ok(piece)) => return Ok(piece),

@@ -88,7 +88,8 @@ fn mark(response: &mut Response, id: &RequestId, took: Duration) {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, value);
     }
-    if let Ok(value) = HeaderValue::from_str(&format!("{:.6}", took.as_secs_f64())) {
+    let seconds = format!("{}.{:06}", took.as_secs(), took.subsec_micros());
+    if let Ok(value) = HeaderValue::from_str(&seconds) {
         headers.insert(PROCESS_TIME, value);
     }
 }

@@ -181,7 +181,8 @@ impl Inference for WithMedia {
             return self.inner.chat(call, request).await;
         }
         self.route(&mut request)?;
-        let kept = self.keep(call, &mut request).await?;
+        // Boxed, as it would take room in every chat.
+        let kept = Box::pin(self.keep(call, &mut request)).await?;
         let generation = self.inner.chat(call, request).await?;
         // The engine has read the files once it answers, but the stream's end is the one that is sure.
         let events = generation.events.inspect(move |_| {
