@@ -91,7 +91,7 @@ impl Multiplier for Shaped {
     }
 
     #[inline]
-    unsafe fn multiply_32<const SIGNED: bool>(
+    unsafe fn multiply_32<const SIGNED: bool, const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         product: &mut Product,
@@ -118,7 +118,7 @@ impl Multiplier for Shaped {
     }
 
     #[inline]
-    unsafe fn multiply_16(
+    unsafe fn multiply_16<const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         half: usize,

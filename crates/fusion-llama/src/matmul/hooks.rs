@@ -207,7 +207,7 @@ impl Call {
     /// The call is what ggml made, for these types, on a processor that they are for.
     #[expect(unsafe_code, reason = "ggml passes addresses")]
     unsafe fn multiply_sixteens<K: FewKind>(&self) -> bool {
-        if self.columns >= least::<K>() {
+        if self.columns >= K::MANY {
             // SAFETY: so the caller says.
             return unsafe { self.by_panels::<K>() };
         }
@@ -229,7 +229,7 @@ impl Call {
     unsafe fn multiply_k<K: Kind + PanelKind + RowKind>(&self, in_sixteens: bool) -> bool {
         // SAFETY: so the caller says.
         unsafe {
-            if in_sixteens && self.columns >= least::<K>() {
+            if in_sixteens && self.columns >= K::MANY {
                 self.by_panels::<K>()
             } else if rows::are_supported() && self.columns < rows::MANY {
                 self.by_rows::<K>()
@@ -305,15 +305,6 @@ impl Call {
         let Params { thread, threads } = unsafe { &*self.params };
         let until = |thread: c_int| self.rows / rows * thread as usize / *threads as usize;
         until(*thread)..until(*thread + 1)
-    }
-}
-
-/// From so many columns on panels are quicker.
-fn least<K: PanelKind>() -> usize {
-    if amx::are_supported() {
-        K::MANY
-    } else {
-        K::MANY.max(few::MOST + 1)
     }
 }
 

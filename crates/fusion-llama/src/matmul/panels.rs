@@ -19,6 +19,8 @@ use super::{
 
 /// Columns that are multiplied with a panel at a time.
 pub(super) const COLUMNS: usize = 16;
+/// Or fewer, where there are no more.
+const HALF: usize = COLUMNS / 2;
 
 /// A type that is multiplied so from some columns on.
 ///
@@ -46,11 +48,11 @@ pub(super) unsafe trait PanelKind: Sized + 'static {
     /// The processor has AVX-512 VNNI.
     unsafe fn unpack_sixteen(weights: Sixteen<Self::Weight>, panel: &mut Self::Panel);
 
-    /// Adds the panel's product with the group. `product` is room for what is multiplied at a time.
+    /// Adds the panel's product with at least so many columns of the group. `product` is room for what is multiplied at a time.
     ///
     /// # Safety
     /// As for [`PanelKind::unpack_sixteen`], and one of the multipliers was begun on this thread and is there.
-    unsafe fn add_products<M: Multiplier>(
+    unsafe fn add_products<M: Multiplier, const COUNT: usize>(
         panel: &Self::Panel,
         group: &Self::Group,
         product: &mut Product,
@@ -84,11 +86,11 @@ pub(super) trait Multiplier {
     /// The processor has what it takes.
     unsafe fn begin() -> Self;
 
-    /// Of 32 quants of each column, side by side, and of each row, by fours. `SIGNED`: whether those of rows may be below zero.
+    /// Of 32 quants of each column, at least so many of them, side by side, and of each row, by fours. `SIGNED`: whether those of rows may be below zero.
     ///
     /// # Safety
     /// One was [begun](Multiplier::begin) on this thread, and is there.
-    unsafe fn multiply_32<const SIGNED: bool>(
+    unsafe fn multiply_32<const SIGNED: bool, const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         product: &mut Product,
@@ -98,7 +100,7 @@ pub(super) trait Multiplier {
     ///
     /// # Safety
     /// As for [`Multiplier::multiply_32`].
-    unsafe fn multiply_16(
+    unsafe fn multiply_16<const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         half: usize,
@@ -190,7 +192,13 @@ impl Window {
             }
             for (panel, group) in panels.iter().zip(groups) {
                 // SAFETY: this function has the same features, and its caller began.
-                unsafe { K::add_products::<M>(panel, group, &mut product, &mut sums) };
+                unsafe {
+                    if count > HALF {
+                        K::add_products::<M, COLUMNS>(panel, group, &mut product, &mut sums);
+                    } else {
+                        K::add_products::<M, HALF>(panel, group, &mut product, &mut sums);
+                    }
+                }
             }
             for (index, sum) in sums.iter().enumerate().take(count) {
                 self.output.store_sixteen(row, first + index, *sum);

@@ -178,15 +178,15 @@ unsafe impl PanelKind for Q4_1 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products<M: Multiplier>(
+    unsafe fn add_products<M: Multiplier, const COUNT: usize>(
         panel: &Panel,
         group: &Group,
         product: &mut Product,
         sums: &mut Sums,
     ) {
         // SAFETY: so the caller says.
-        unsafe { M::multiply_32::<false>(&group.quants, &panel.quants, product) };
-        for (column, sum) in sums.iter_mut().enumerate() {
+        unsafe { M::multiply_32::<false, COUNT>(&group.quants, &panel.quants, product) };
+        for (column, sum) in sums.iter_mut().enumerate().take(COUNT) {
             panel.add(product[column], group, column, sum);
         }
     }

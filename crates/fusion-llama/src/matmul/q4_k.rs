@@ -25,7 +25,7 @@ use std::{
 
 use super::{
     lanes::{dots, halves, lower_nibbles, pick, transposed, upper_nibbles},
-    panels::{self, Multiplier, PanelKind, Product, Sums},
+    panels::{self, COLUMNS, Multiplier, PanelKind, Product, Sums},
     q8_k::{Group, Input, Ready},
     rows::{self, RowKind, scaled_dots},
     sixteen::{self, Sixteen},
@@ -296,28 +296,31 @@ unsafe impl PanelKind for Q4K {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products<M: Multiplier>(
+    unsafe fn add_products<M: Multiplier, const COUNT: usize>(
         panel: &Panel,
         group: &Group,
         product: &mut Product,
         sums: &mut Sums,
     ) {
-        let mut block: Sums = array::from_fn(|column| {
+        let mut block = [_mm512_setzero_ps(); COLUMNS];
+        for (column, sum) in block.iter_mut().enumerate().take(COUNT) {
             let mut least = _mm512_setzero_si512();
             for (leasts, sums) in panel.part_leasts.iter().zip(group.sums[column]) {
                 least = _mm512_dpwssd_epi32(least, *leasts, _mm512_set1_epi32(sums));
             }
             let least = _mm512_mul_ps(panel.least, _mm512_cvtepi32_ps(least));
-            _mm512_sub_ps(_mm512_setzero_ps(), least)
-        });
+            *sum = _mm512_sub_ps(_mm512_setzero_ps(), least);
+        }
         for part in 0..8 {
             // SAFETY: so the caller says.
-            unsafe { M::multiply_32::<false>(&group.quants[part], &panel.quants[part], product) };
-            for (sum, dot) in block.iter_mut().zip(&*product) {
+            unsafe {
+                M::multiply_32::<false, COUNT>(&group.quants[part], &panel.quants[part], product)
+            };
+            for (sum, dot) in block.iter_mut().zip(&*product).take(COUNT) {
                 *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
             }
         }
-        for (column, sum) in sums.iter_mut().enumerate() {
+        for (column, sum) in sums.iter_mut().enumerate().take(COUNT) {
             *sum = _mm512_fmadd_ps(block[column], _mm512_set1_ps(group.scales[column]), *sum);
         }
     }

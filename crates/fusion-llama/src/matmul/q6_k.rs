@@ -309,7 +309,7 @@ unsafe impl PanelKind for Q6K {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn add_products<M: Multiplier>(
+    unsafe fn add_products<M: Multiplier, const COUNT: usize>(
         panel: &Panel,
         group: &Group,
         product: &mut Product,
@@ -319,12 +319,12 @@ unsafe impl PanelKind for Q6K {
         for part in 0..16 {
             let (columns, rows) = (&group.quants[part / 2], &panel.quants[part / 2]);
             // SAFETY: so the caller says.
-            unsafe { M::multiply_16(columns, rows, part % 2, product) };
-            for (sum, dot) in block.iter_mut().zip(&*product) {
+            unsafe { M::multiply_16::<COUNT>(columns, rows, part % 2, product) };
+            for (sum, dot) in block.iter_mut().zip(&*product).take(COUNT) {
                 *sum = _mm512_fmadd_ps(panel.part_scales[part], _mm512_cvtepi32_ps(*dot), *sum);
             }
         }
-        for (column, sum) in sums.iter_mut().enumerate() {
+        for (column, sum) in sums.iter_mut().enumerate().take(COUNT) {
             *sum = _mm512_fmadd_ps(block[column], _mm512_set1_ps(group.scales[column]), *sum);
         }
     }

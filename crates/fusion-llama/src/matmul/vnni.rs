@@ -18,24 +18,24 @@ impl Multiplier for Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn multiply_32<const SIGNED: bool>(
+    unsafe fn multiply_32<const SIGNED: bool, const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         product: &mut Product,
     ) {
-        multiply::<SIGNED, 8>(columns, 0, rows, product);
+        multiply::<SIGNED, 8>(&columns[..COUNT], 0, rows, product);
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn multiply_16(
+    unsafe fn multiply_16<const COUNT: usize>(
         columns: &[[i8; 32]; COLUMNS],
         rows: &[__m512i; 8],
         half: usize,
         product: &mut Product,
     ) {
         let rows = &rows.as_chunks::<4>().0[half];
-        multiply::<true, 4>(columns, 4 * half, rows, product);
+        multiply::<true, 4>(&columns[..COUNT], 4 * half, rows, product);
     }
 }
 
@@ -43,7 +43,7 @@ impl Multiplier for Vnni {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply<const SIGNED: bool, const FOURS: usize>(
-    columns: &[[i8; 32]; COLUMNS],
+    columns: &[[i8; 32]],
     first: usize,
     rows: &[__m512i; FOURS],
     product: &mut Product,
