@@ -189,16 +189,16 @@ async fn generation(
         lease.answered(sample);
     }
     let running = Running {
+        first,
         clock,
         events,
         lease,
         deadline: call.deadline,
     };
-    let first = stream::iter(first.map(Ok));
     Ok(Generation {
         model: route.model,
         route: route.reason.map(Arc::from),
-        events: first.chain(running.into_stream()).boxed(),
+        events: running.into_stream(),
     })
 }
 
@@ -212,6 +212,8 @@ fn noted<T>(lease: &mut Lease, outcome: Result<T>) -> Result<T> {
 
 /// A generation under way, with the lease that keeps its model. The lease goes back at the last event, or when this is dropped.
 struct Running {
+    /// Heard already.
+    first: Option<ChatEvent>,
     events: ChatEvents,
     clock: Clock,
     lease: Lease,
@@ -220,8 +222,12 @@ struct Running {
 
 impl Running {
     fn into_stream(self) -> BoxStream<'static, Result<ChatEvent>> {
-        let next = async |running: Option<Self>| {
+        // Boxed, as it is moved into and out of each wait for an event.
+        let next = async |running: Option<Box<Self>>| {
             let mut running = running?;
+            if let Some(first) = running.first.take() {
+                return Some((Ok(first), Some(running)));
+            }
             let event = {
                 let event = pin!(async { running.events.next().await.transpose() });
                 within(running.deadline, event).await
@@ -239,7 +245,7 @@ impl Running {
                 }
             }
         };
-        stream::unfold(Some(self), next).boxed()
+        stream::unfold(Some(Box::new(self)), next).boxed()
     }
 }
 

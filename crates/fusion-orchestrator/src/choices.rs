@@ -29,8 +29,14 @@ pub struct Choices {
     pub count: usize,
     /// Answers to each prompt.
     per_prompt: usize,
-    events: BoxStream<'static, Result<(usize, ChatEvent)>>,
+    events: Events,
     usage: Vec<Option<Usage>>,
+}
+
+enum Events {
+    OfOne(BoxStream<'static, Result<ChatEvent>>),
+    /// With each answer's place.
+    OfAll(BoxStream<'static, Result<(usize, ChatEvent)>>),
 }
 
 enum Step {
@@ -59,7 +65,7 @@ impl Choices {
                 route: generation.route,
                 count,
                 per_prompt,
-                events: generation.events.map(|event| Ok((0, event?))).boxed(),
+                events: Events::OfOne(generation.events),
                 usage: vec![None],
             });
         }
@@ -84,7 +90,7 @@ impl Choices {
             route,
             count,
             per_prompt,
-            events: events.boxed(),
+            events: Events::OfAll(events.boxed()),
             usage: vec![None; count],
         })
     }
@@ -92,7 +98,11 @@ impl Choices {
     /// What an answer says next, its place among the answers first. Usage is kept, and told as a sum.
     pub async fn next(&mut self) -> Option<Result<(usize, ChatEvent)>> {
         loop {
-            match self.events.next().await? {
+            let event = match &mut self.events {
+                Events::OfOne(events) => events.next().await?.map(|event| (0, event)),
+                Events::OfAll(events) => events.next().await?,
+            };
+            match event {
                 Ok((index, ChatEvent::Usage(usage))) => {
                     if let Some(place) = self.usage.get_mut(index) {
                         *place = Some(usage);

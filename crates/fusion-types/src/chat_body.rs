@@ -1,15 +1,68 @@
 //! A chat as clients write it, wherever it comes in: as a request, as a job's input.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     Error, Result,
     bounds::{MOST_TOP_LOGPROBS, check_bias, check_choices, check_ending, check_sampling},
-    chat::{ChatRequest, ResponseFormat, Tool, ToolChoice, ToolMode, media_check},
+    chat::{
+        ChatRequest, Message, ResponseFormat, Role, Sampling, Tool, ToolChoice, ToolMode,
+        media_check,
+    },
     json,
 };
 
+/// A chat of nothing but texts, as most are: it is read at once, without a tree of its JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain {
+    model: String,
+    messages: Vec<PlainMessage>,
+    max_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    seed: Option<u64>,
+    #[serde(default)]
+    stream: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainMessage {
+    role: Role,
+    content: String,
+}
+
 impl ChatRequest {
+    /// What [`ChatRequest::read`] makes of the body, where it is a plain one; `None` where only that can tell.
+    ///
+    /// # Errors
+    /// As for [`ChatRequest::read`].
+    pub fn read_plain(body: &[u8]) -> Result<Option<Self>> {
+        let Ok(plain) = serde_json::from_slice::<Plain>(body) else {
+            return Ok(None);
+        };
+        let messages = plain.messages.into_iter();
+        let request = Self {
+            model: plain.model,
+            messages: messages
+                .map(|message| Message::new(message.role, message.content))
+                .collect(),
+            max_tokens: plain.max_tokens,
+            sampling: Sampling {
+                temperature: plain.temperature,
+                top_p: plain.top_p,
+                seed: plain.seed,
+                ..Sampling::default()
+            },
+            stream: plain.stream,
+            ..Self::default()
+        };
+        check(&request)?;
+        Ok(Some(request))
+    }
+
     /// Reads a chat as clients write it: aliases of fields resolved, empty requests refused.
     ///
     /// # Errors

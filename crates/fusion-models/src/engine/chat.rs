@@ -58,7 +58,8 @@ struct Reader<P> {
 }
 
 pub(super) fn events<P: Piece>(client: Client, response: Response) -> ChatEvents {
-    let reader = Reader::<P> {
+    // Boxed, as it is moved into and out of each wait for an event.
+    let reader = Box::new(Reader::<P> {
         client,
         response,
         parser: Parser::default(),
@@ -69,7 +70,7 @@ pub(super) fn events<P: Piece>(client: Client, response: Response) -> ChatEvents
         counted: false,
         ended: false,
         shape: PhantomData,
-    };
+    });
     stream::unfold(reader, async |mut reader| {
         reader.next().await.map(|event| (event, reader))
     })

@@ -53,6 +53,18 @@ impl IntoResponse for Failure {
 /// What a 429 suggests where its cause knows no better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A body as it came.
+pub(crate) struct WholeBody(pub(crate) Bytes);
+
+impl FromRequest<Arc<App>> for WholeBody {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+        let body = read_body(request.into_body(), app.limits.max_body).await?;
+        Ok(Self(body))
+    }
+}
+
 /// A JSON body of a type; its errors name the field.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
@@ -60,7 +72,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
-        let body = read_body(request.into_body(), app.limits.max_body).await?;
+        let WholeBody(body) = WholeBody::from_request(request, app).await?;
         Ok(Self(json::parse(&body)?))
     }
 }

@@ -91,6 +91,14 @@ fn chunk() -> serde_json::Value {
     })
 }
 
+/// All that is read without a tree of it.
+fn plain_chat() -> serde_json::Value {
+    json!({
+        "model": "m", "messages": [{ "role": "system", "content": "a" }, { "role": "user", "content": "b" }],
+        "max_tokens": 3, "temperature": 0.3, "top_p": 0.9, "seed": 7, "stream": true,
+    })
+}
+
 /// What was read is read the same once it was written.
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
     value: &T,
@@ -124,6 +132,17 @@ proptest! {
         match ChatRequest::read(body) {
             Ok(request) => comes_back(&request)?,
             Err(error) => is_a_refusal(&error)?,
+        }
+    }
+
+    #[test]
+    fn a_plain_chat_is_read_like_any_other(
+        body in prop_oneof![hostile::spoiled(plain_chat(), NAMES), hostile::spoiled(chat(), NAMES)],
+    ) {
+        let text = serde_json::to_vec(&body).unwrap();
+        let said = |error: fusion_types::Error| (error.code, error.message);
+        if let Some(plain) = ChatRequest::read_plain(&text).map_err(said).transpose() {
+            prop_assert_eq!(plain, ChatRequest::read(body).map_err(said));
         }
     }
 
@@ -165,4 +184,6 @@ fn the_good_bodies_are_good() {
     let request = ChatRequest::read(chat()).unwrap();
     assert_eq!(request.messages.len(), 4);
     json::parse_value::<ChatChunk>(chunk()).unwrap();
+    let plain = serde_json::to_vec(&plain_chat()).unwrap();
+    assert!(ChatRequest::read_plain(&plain).unwrap().is_some());
 }

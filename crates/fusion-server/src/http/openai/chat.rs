@@ -14,11 +14,12 @@ use fusion_types::{
         ChatChunk, ChatRequest, ChunkChoice, Delta, FinishReason, Role, Usage, WholeAnswer,
         WholeChat,
     },
+    json,
 };
 use serde_json::Value;
 
 use super::{
-    super::{Answer, App, Caller, JsonBody},
+    super::{Answer, App, Caller, WholeBody},
     about::{About, name_model},
     stream::{self, Chunks, StreamOptions},
 };
@@ -26,10 +27,16 @@ use super::{
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Caller(call): Caller,
-    JsonBody(body): JsonBody<Value>,
+    WholeBody(body): WholeBody,
 ) -> Answer<Response> {
-    let options = StreamOptions::read(&body)?;
-    let request = ChatRequest::read(body)?;
+    let (request, options) = match ChatRequest::read_plain(&body)? {
+        Some(request) => (request, StreamOptions::default()),
+        None => {
+            let body: Value = json::parse(&body)?;
+            let options = StreamOptions::read(&body)?;
+            (ChatRequest::read(body)?, options)
+        }
+    };
     let streamed = request.stream;
     let wanted = Wanted::chats(request);
     let n = wanted.len();
