@@ -18,6 +18,8 @@ use tokio::{
 
 /// Between tries where the system has no room for another connection.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that are read at once, at most.
+const MOST_READ: usize = 16 << 10;
 
 pub(crate) struct Listener(pub(crate) UnixListener);
 
@@ -47,6 +49,8 @@ impl serve::Listener for Listener {
 
 pub(crate) struct Connection {
     stream: AsyncFd<UnixStream>,
+    /// What is read comes here first: to clear the reader's own room for it each time costs more than to copy what came.
+    received: Box<[u8]>,
     /// Tells when there is room again, once there was none.
     full: Option<AsyncFd<UnixStream>>,
 }
@@ -55,6 +59,7 @@ impl Connection {
     fn new(stream: UnixStream) -> io::Result<Self> {
         Ok(Self {
             stream: registered(stream, Interest::READABLE)?,
+            received: vec![0; MOST_READ].into(),
             full: None,
         })
     }
@@ -89,12 +94,15 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self {
+            stream, received, ..
+        } = self.get_mut();
+        let room = buffer.remaining().min(MOST_READ);
         loop {
-            let mut ready = ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.remaining();
-            match self.stream.get_ref().read(buffer.initialize_unfilled()) {
+            let mut ready = ready!(stream.poll_read_ready(cx))?;
+            match stream.get_ref().read(&mut received[..room]) {
                 Ok(count) => {
-                    buffer.advance(count);
+                    buffer.put_slice(&received[..count]);
                     // There is no more, which need not be asked for to be known.
                     if count < room {
                         ready.clear_ready();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A pause that no reader notices: below it there is no point in cutting prompts into smaller chunks.
-const UNNOTICED: f64 = 0.01;
+const UNNOTICED: f64 = 0.005;
 /// Prompt tokens may make a step this many decode steps longer: a stream's pauses stay within three times those without.
 const DECODE_STEPS: f64 = 1.5;
 /// A prompt has to get on, however quick the other steps are.
@@ -87,7 +87,7 @@ mod tests {
         for _ in 0..100 {
             pace.observe(0, 100, millis(50));
         }
-        assert!((19..=20).contains(&pace.prefill_beside_streams(512)));
+        assert!((9..=10).contains(&pace.prefill_beside_streams(512)));
     }
 
     #[test]
