@@ -326,7 +326,7 @@ impl Models {
             deadline,
             reply,
         });
-        // So is a request that has to wait.
+        // Boxed, as it is seldom needed and would take room in every request.
         Ok((Box::pin(granted).await?, route))
     }
 

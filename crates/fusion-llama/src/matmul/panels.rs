@@ -109,10 +109,10 @@ pub(super) trait Multiplier {
 }
 
 /// Multiplies rows of `length` blocks with so many columns; `part` counts panels.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 ///
 /// # Safety
 /// The processor has what the multiplier takes.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply<K: PanelKind, M: Multiplier>(
     weights: &Matrix<K::Weight>,
     inputs: &Matrix<K::Input>,
