@@ -45,6 +45,8 @@ EXPECTED = {
     "model_in_use", "model_not_found", "queue_full", "engine_crashed", "engine_unavailable", "insufficient_vram", "timeout", "job_finished",
 }
 STUCK_SECONDS = 90
+# Jobs, which take about 1.3 kB each.
+FILLING = 20_000
 DOCUMENT = "The harbour of Port Ellis was built in 1871. Its lighthouse keeper, Ada Finch, wrote down every ship. "
 
 
@@ -125,6 +127,16 @@ class Soak:
             self.server.call("POST", "/v1/models/load", {"model_path": name, **({"context_length": 1024} if name == CHAT else {})})
         documents = [{"id": f"d{number}", "text": DOCUMENT * (number + 1)} for number in range(5)]
         self.server.call("POST", "/api/rag/ingest", {"collection": "c", "documents": documents, "embedding_model": EMBED})
+        self.fill_caches()
+
+    def fill_caches(self):
+        """Enough of what is kept that the database's page cache is full: growing to its bound isn't a leak."""
+        chat = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 4}
+        later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 100 * 86_400))
+        job = {"operation": "chat", "model_id": "quick", "input": chat, "run_at": later}
+        for _ in range(FILLING // 500):
+            self.server.call("POST", "/api/mcp/jobs/bulk", {"group": "filling", "jobs": [job] * 500})
+        self.server.call("DELETE", "/api/mcp/jobs?group=filling")
 
     # --- the load ---
 
