@@ -11,13 +11,14 @@ from operator import itemgetter
 from pathlib import Path
 
 from fusiond import Failed, Server, executable
-from load import Target, calm, canary, children, cpu_seconds, latencies, median_with_interval, percentile, throughput
-from overhead import BODY, CONNECTIONS, PATH, REQUESTS, ROUNDS, SECONDS
+from load import Target, calm, canary, capacity, children, cpu_seconds, latencies, median_with_interval, percentile
+from overhead import BODY, CONNECTIONS, PATH, REQUESTS, ROUNDS
 
 ENGINE_PORT, ROUTER_PORT = 9555, 9556
 # As the router is started: neither writes a line for each request.
 QUIET = {"LOG_LEVEL": "error"}
 START_SECONDS = 60
+SECONDS = 2
 
 
 def measure():
@@ -78,13 +79,13 @@ class Peer:
 
 
 def one_round(targets, processes):
-    """Each in turn: latencies, then throughput, and the processor time that each process took for a request."""
+    """Each in turn: latencies, then capacity, and the processor time that each process took for a request."""
     row = {"canary": canary()}
     for name, target in targets.items():
         row[name] = percentile(latencies(target, REQUESTS), 0.5)
     for name, target in targets.items():
         before = [cpu_seconds(pid) for pid in processes[name]]
-        row[f"{name}_rps"] = throughput(target, CONNECTIONS, SECONDS)
+        row[f"{name}_rps"] = capacity(target, CONNECTIONS, SECONDS)
         took = [cpu_seconds(pid) - since for pid, since in zip(processes[name], before, strict=True)]
         row[f"{name}_cpu"] = [seconds / (row[f"{name}_rps"] * SECONDS) for seconds in took]
     return row
@@ -116,6 +117,6 @@ The same chat, through each on TCP, to the same kind of engine; both log errors 
 | CPU per request there, server alone | {cpu("fusiond", itemgetter(0)):.0f} µs | {cpu("router", itemgetter(0)):.0f} µs | | requests per CPU-second × {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}] |
 | CPU per request there, with its engine | {cpu("fusiond", sum):.0f} µs | {cpu("router", sum):.0f} µs | | requests per CPU-second × {whole[0]:.2f} [{whole[1]:.2f}, {whole[2]:.2f}] |
 
-The processors are full then, a part of them with the load generator, which both sides pay alike: that brings the ratio of requests/s closer
+The processors are full then, a part of them with the load generator (`wrk`, one thread), which both sides pay alike: that brings the ratio of requests/s closer
 to one, and not that of requests per CPU-second.
 """
