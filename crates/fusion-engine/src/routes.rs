@@ -55,9 +55,7 @@ async fn chat<E: Engine>(
     let (model, streamed) = (request.model.clone(), request.stream);
     let events = engine.chat(request, class(&headers)).await?;
     if streamed {
-        Ok(sse::stream(events, move |said| {
-            sse::chat_chunk(&model, said)
-        }))
+        Ok(sse::stream(events, sse::chat_choice))
     } else {
         Ok(sse::gather_chat(&model, events).await?)
     }
@@ -69,14 +67,12 @@ async fn completions<E: Engine>(
     body: Bytes,
 ) -> Answer<Response> {
     let request: CompletionRequest = parse(&body)?;
-    let (model, streamed) = (request.model.clone(), request.stream);
+    let streamed = request.stream;
     let events = engine.complete(request, class(&headers)).await?;
     if streamed {
-        Ok(sse::stream(events, move |said| {
-            sse::text_chunk(&model, said)
-        }))
+        Ok(sse::stream(events, sse::text_choice))
     } else {
-        Ok(sse::gather_text(&model, events).await?)
+        Ok(sse::gather_text(events).await?)
     }
 }
 

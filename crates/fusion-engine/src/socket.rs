@@ -2,7 +2,7 @@
 //! end has read what was sent, which would be a wake-up for nothing with every answer.
 
 use std::{
-    io::{self, IoSlice, Read, Write},
+    io,
     net::Shutdown,
     os::unix::net::UnixStream,
     pin::Pin,
@@ -11,6 +11,10 @@ use std::{
 };
 
 use axum::serve;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{UnixListener, unix::SocketAddr},
@@ -64,17 +68,13 @@ impl Connection {
         })
     }
 
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        send: impl Fn(&UnixStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let stream = self.stream.get_ref();
         loop {
-            match send(stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                sent => return Poll::Ready(sent),
+            match send(stream, bytes, SendFlags::NOSIGNAL) {
+                Err(Errno::WOULDBLOCK) => {}
+                Err(Errno::INTR) => continue,
+                sent => return Poll::Ready(Ok(sent?)),
             }
             let full = match &self.full {
                 Some(full) => full,
@@ -100,8 +100,8 @@ impl AsyncRead for Connection {
         let room = buffer.remaining().min(MOST_READ);
         loop {
             let mut ready = ready!(stream.poll_read_ready(cx))?;
-            match stream.get_ref().read(&mut received[..room]) {
-                Ok(count) => {
+            match recv(stream.get_ref(), &mut received[..room], RecvFlags::empty()) {
+                Ok((count, _)) => {
                     buffer.put_slice(&received[..count]);
                     // There is no more, which need not be asked for to be known.
                     if count < room {
@@ -109,9 +109,9 @@ impl AsyncRead for Connection {
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(Errno::WOULDBLOCK) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -123,21 +123,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut()
-            .poll_send(cx, |mut stream| stream.write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut()
-            .poll_send(cx, |mut stream| stream.write_vectored(parts))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
+        self.get_mut().poll_send(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

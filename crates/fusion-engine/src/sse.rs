@@ -7,8 +7,9 @@ use axum::{
 };
 use fusion_types::{
     Error, Result,
-    chat::{ChatChunk, ChatEvent, ChunkChoice, Delta, FinishReason, Usage, WholeAnswer, WholeChat},
-    completion::{TextChoice, TextChunk, TextLogprobs},
+    chat::{ChatEvent, ChunkChoice, Delta, FinishReason, Usage, WholeAnswer, WholeChat},
+    completion::{TextChoice, TextLogprobs},
+    engine::EngineChunk,
     error::ErrorBody,
 };
 use futures::{StreamExt, stream};
@@ -18,16 +19,16 @@ use serde_json::json;
 use crate::ChatStream;
 
 /// Every event as it comes, then `[DONE]`; an error ends the stream without it. Dropping the response drops the generation.
-pub(crate) fn stream<T: Serialize>(
+pub(crate) fn stream<C: Serialize>(
     events: ChatStream,
-    chunk: impl Fn(Said) -> T + Send + 'static,
+    choice: impl Fn(Delta, Option<FinishReason>) -> C + Send + 'static,
 ) -> Response {
     let events = events.map(Some).chain(stream::iter([None]));
     let pieces = events
         .ready_chunks(MOST_AT_ONCE)
         .scan(false, move |ended, events| {
             let piece = (!*ended).then(|| {
-                let (text, failed) = piece(&chunk, events);
+                let (text, failed) = piece(&choice, events);
                 *ended = failed;
                 text
             });
@@ -50,7 +51,7 @@ const MOST_AT_ONCE: usize = 32;
 /// What one chunk says. What ends an answer goes along with the last of it where both are there, so that it is written and
 /// read once.
 #[derive(Default)]
-pub(crate) struct Said {
+struct Said {
     delta: Option<Delta>,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
@@ -76,18 +77,27 @@ impl Said {
     fn is_empty(&self) -> bool {
         self.delta.is_none() && self.finish.is_none() && self.usage.is_none()
     }
+
+    fn into_chunk<C>(self, choice: &impl Fn(Delta, Option<FinishReason>) -> C) -> EngineChunk<C> {
+        let says = self.delta.is_some() || self.finish.is_some();
+        let choice = says.then(|| choice(self.delta.unwrap_or_default(), self.finish));
+        EngineChunk {
+            choices: choice.into_iter().collect(),
+            usage: self.usage,
+        }
+    }
 }
 
 /// The lines of some events, of which `None` is the end; an error among them is the last line, and is told.
-fn piece<T: Serialize>(
-    chunk: &impl Fn(Said) -> T,
+fn piece<C: Serialize>(
+    choice: &impl Fn(Delta, Option<FinishReason>) -> C,
     events: Vec<Option<Result<ChatEvent>>>,
 ) -> (String, bool) {
     let mut text = String::new();
     let mut said = Said::default();
     let write = |text: &mut String, said: Said| {
         if !said.is_empty() {
-            text.push_str(&line(&chunk(said)));
+            text.push_str(&line(&said.into_chunk(choice)));
         }
     };
     for event in events {
@@ -129,8 +139,8 @@ pub(crate) async fn gather_chat(model: &str, events: ChatStream) -> Result<Respo
     Ok(axum::Json(answer).into_response())
 }
 
-/// The whole answer as one `text_completion`.
-pub(crate) async fn gather_text(model: &str, events: ChatStream) -> Result<Response> {
+/// The whole answer as one choice of a completion.
+pub(crate) async fn gather_text(events: ChatStream) -> Result<Response> {
     let answer = whole(events).await?;
     let logprobs = answer.logprobs;
     let choice = TextChoice {
@@ -139,7 +149,10 @@ pub(crate) async fn gather_text(model: &str, events: ChatStream) -> Result<Respo
         logprobs: (!logprobs.is_empty()).then(|| TextLogprobs::new(logprobs, 0)),
         finish_reason: Some(answer.finish_reason.unwrap_or(FinishReason::Stop)),
     };
-    let chunk = TextChunk::new(model, vec![choice], Some(answer.usage));
+    let chunk = EngineChunk {
+        choices: vec![choice],
+        usage: Some(answer.usage),
+    };
     Ok(axum::Json(chunk).into_response())
 }
 
@@ -151,31 +164,19 @@ async fn whole(mut events: ChatStream) -> Result<WholeAnswer> {
     Ok(answer)
 }
 
-pub(crate) fn chat_chunk(model: &str, said: Said) -> ChatChunk {
-    let says = said.delta.is_some() || said.finish.is_some();
-    let choice = says.then(|| ChunkChoice {
-        finish_reason: said.finish,
-        ..ChunkChoice::delta(0, said.delta.unwrap_or_default())
-    });
-    ChatChunk {
-        id: String::new(),
-        object: ChatChunk::OBJECT.to_owned(),
-        created: 0,
-        model: model.to_owned(),
-        choices: choice.into_iter().collect(),
-        usage: said.usage,
-        request_id: None,
+pub(crate) fn chat_choice(delta: Delta, finish: Option<FinishReason>) -> ChunkChoice {
+    ChunkChoice {
+        finish_reason: finish,
+        ..ChunkChoice::delta(0, delta)
     }
 }
 
 /// Places of tokens are counted by the server, which sees the whole text.
-pub(crate) fn text_chunk(model: &str, said: Said) -> TextChunk {
-    let says = said.delta.is_some() || said.finish.is_some();
-    let choice = says.then(|| TextChoice {
-        finish_reason: said.finish,
-        ..TextChoice::delta(0, said.delta.unwrap_or_default(), 0)
-    });
-    TextChunk::new(model, choice.into_iter().collect(), said.usage)
+pub(crate) fn text_choice(delta: Delta, finish: Option<FinishReason>) -> TextChoice {
+    TextChoice {
+        finish_reason: finish,
+        ..TextChoice::delta(0, delta, 0)
+    }
 }
 
 fn line(value: &impl serde::Serialize) -> String {

@@ -134,16 +134,18 @@ impl Gate {
             incarnation,
             ..
         } = inside.process.as_ref()?;
+        let now = Instant::now();
         let lease = Lease::new(
             model.clone(),
             engine.clone(),
             self.clone(),
             *incarnation,
             mailbox.clone(),
+            now,
         );
         let has_all_cores = engine.threads.load(Relaxed) == self.cpu.cores;
         inside.leases += 1;
-        inside.last_used = Some(Instant::now());
+        inside.last_used = Some(now);
         self.tally.count_request();
         let turns_busy = inside.leases == 1;
         let joins_others = turns_busy && self.cpu.busy.fetch_add(1, Relaxed) > 0;
@@ -154,6 +156,7 @@ impl Gate {
     pub(crate) fn leave(
         &self,
         incarnation: Incarnation,
+        now: Instant,
         held: Duration,
         sample: Option<Sample>,
         failed: bool,
@@ -170,7 +173,7 @@ impl Gate {
             process.adapt(in_flight, held, sample, failed);
         }
         inside.leases = inside.leases.saturating_sub(1);
-        inside.last_used = Some(Instant::now());
+        inside.last_used = Some(now);
         inside.service = Some(
             inside
                 .service

@@ -31,13 +31,14 @@ impl Lease {
         gate: Arc<Gate>,
         incarnation: Incarnation,
         mailbox: Mailbox,
+        since: Instant,
     ) -> Self {
         Self {
             model,
             engine,
             gate,
             incarnation,
-            since: Instant::now(),
+            since,
             sample: None,
             error: None,
             mailbox,
@@ -59,9 +60,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (held, sample) = (self.since.elapsed(), self.sample);
-        let failed = self.error.is_some();
-        let matters = self.gate.leave(self.incarnation, held, sample, failed);
+        let (now, failed) = (Instant::now(), self.error.is_some());
+        let held = now.duration_since(self.since);
+        let matters = self
+            .gate
+            .leave(self.incarnation, now, held, self.sample, failed);
         let message = match self.error.take() {
             Some(error) => Message::Failed {
                 model: self.model.clone(),

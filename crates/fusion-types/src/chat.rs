@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::engine::EngineChoice;
+
 pub use answer::{WholeAnswer, WholeChat, WholeChoice};
 pub use content::{Content, ImageUrl, InputAudio, MediaFile, MediaKind, Part, UploadedFile};
 pub use format::{NamedSchema, ResponseFormat};
@@ -264,22 +266,17 @@ pub struct PromptTokensDetails {
     pub cached_tokens: u32,
 }
 
-/// One `chat.completion.chunk` on the wire, from an engine or to a client.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One `chat.completion.chunk` to a client.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ChatChunk {
-    #[serde(default)]
     pub id: String,
-    #[serde(default)]
-    pub object: String,
-    #[serde(default)]
+    pub object: &'static str,
     pub created: i64,
-    #[serde(default)]
     pub model: String,
-    #[serde(default)]
     pub choices: Vec<ChunkChoice>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
 }
 
@@ -313,25 +310,21 @@ impl ChunkChoice {
     }
 }
 
+impl EngineChoice for ChunkChoice {
+    fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+        let delta = Delta {
+            logprobs: self.logprobs.unwrap_or_default().content,
+            ..self.delta
+        };
+        let says = delta != Delta::default();
+        let delta = says.then_some(ChatEvent::Delta(delta));
+        let finish = self.finish_reason.map(ChatEvent::Finish);
+        delta.into_iter().chain(finish)
+    }
+}
+
 impl ChatChunk {
     pub const OBJECT: &str = "chat.completion.chunk";
-
-    /// The events that a chunk carries, in order.
-    pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
-        let choices = self.choices.into_iter().flat_map(|choice| {
-            let logprobs = choice.logprobs.unwrap_or_default().content;
-            let delta = Some(Delta {
-                logprobs,
-                ..choice.delta
-            })
-            .filter(|delta| *delta != Delta::default())
-            .map(ChatEvent::Delta);
-            delta
-                .into_iter()
-                .chain(choice.finish_reason.map(ChatEvent::Finish))
-        });
-        choices.chain(self.usage.map(ChatEvent::Usage))
-    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -364,6 +357,7 @@ pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::EngineChunk;
 
     #[test]
     fn reads_text_parts_and_a_single_stop() {
@@ -379,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_chunk_becomes_its_events() {
-        let chunk: ChatChunk = serde_json::from_str(
+        let chunk: EngineChunk<ChunkChoice> = serde_json::from_str(
             r#"{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}],
                 "usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#,
         )

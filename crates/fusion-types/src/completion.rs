@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chat::{
-    ChatEvent, Delta, FinishReason, Sampling, TokenLogprob, TopLogprob, Usage, one_or_many,
+use crate::{
+    chat::{
+        ChatEvent, Delta, FinishReason, Sampling, TokenLogprob, TopLogprob, Usage, one_or_many,
+    },
+    engine::EngineChoice,
 };
 
 pub use crate::completion_body::CompletionBody;
@@ -76,22 +79,17 @@ impl Prompt {
     }
 }
 
-/// One `text_completion` on the wire, whole or a piece of one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One `text_completion` to a client, whole or a piece of one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TextChunk {
-    #[serde(default)]
     pub id: String,
-    #[serde(default)]
-    pub object: String,
-    #[serde(default)]
+    pub object: &'static str,
     pub created: i64,
-    #[serde(default)]
     pub model: String,
-    #[serde(default)]
     pub choices: Vec<TextChoice>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
 }
 
@@ -187,37 +185,22 @@ impl TextChoice {
     }
 }
 
+impl EngineChoice for TextChoice {
+    fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+        let delta = Delta {
+            content: Some(self.text).filter(|text| !text.is_empty()),
+            logprobs: self.logprobs.unwrap_or_default().into_list(),
+            ..Delta::default()
+        };
+        let says = delta != Delta::default();
+        let delta = says.then_some(ChatEvent::Delta(delta));
+        let finish = self.finish_reason.map(ChatEvent::Finish);
+        delta.into_iter().chain(finish)
+    }
+}
+
 impl TextChunk {
     pub const OBJECT: &str = "text_completion";
-
-    pub fn new(model: &str, choices: Vec<TextChoice>, usage: Option<Usage>) -> Self {
-        Self {
-            id: String::new(),
-            object: Self::OBJECT.to_owned(),
-            created: 0,
-            model: model.to_owned(),
-            choices,
-            usage,
-            request_id: None,
-        }
-    }
-
-    /// The events that a chunk carries, in order.
-    pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
-        let choices = self.choices.into_iter().flat_map(|choice| {
-            let delta = Delta {
-                content: Some(choice.text).filter(|text| !text.is_empty()),
-                logprobs: choice.logprobs.unwrap_or_default().into_list(),
-                ..Delta::default()
-            };
-            let delta = Some(delta).filter(|delta| *delta != Delta::default());
-            delta
-                .map(ChatEvent::Delta)
-                .into_iter()
-                .chain(choice.finish_reason.map(ChatEvent::Finish))
-        });
-        choices.chain(self.usage.map(ChatEvent::Usage))
-    }
 }
 
 #[cfg(test)]
@@ -247,8 +230,7 @@ mod tests {
         let logprobs = choice.logprobs.clone().unwrap();
         assert_eq!(logprobs.text_offset, [7, 10]);
         assert_eq!(logprobs.tokens, [" né", "e"]);
-        let chunk = TextChunk::new("m", vec![choice], None);
-        let events: Vec<_> = chunk.into_events().collect();
+        let events: Vec<_> = choice.into_events().collect();
         assert_eq!(events, [ChatEvent::Delta(delta)]);
     }
 

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Capability, ModelType};
+use crate::{
+    chat::{ChatEvent, Usage},
+    model::{Capability, ModelType},
+};
 
 /// The dialect that both sides must speak; a child with another number is refused.
 pub const DIALECT: u32 = 1;
@@ -53,6 +56,30 @@ pub struct EngineCard {
     pub fingerprint: String,
     /// What the tensors are stored as: `q4_1`, `f32`, `int8` …
     pub quantization: Option<String>,
+}
+
+/// One event of a generation's stream, or the whole of one that isn't streamed: the dialect's chunk without what the server
+/// says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineChunk<C> {
+    #[serde(default = "Vec::new")]
+    pub choices: Vec<C>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// A choice in the shape of its route.
+pub trait EngineChoice {
+    /// The events that it carries, in order.
+    fn into_events(self) -> impl Iterator<Item = ChatEvent>;
+}
+
+impl<C: EngineChoice> EngineChunk<C> {
+    /// The events that it carries, in order.
+    pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+        let choices = self.choices.into_iter().flat_map(C::into_events);
+        choices.chain(self.usage.map(ChatEvent::Usage))
+    }
 }
 
 /// The answer of `GET /engine/stats`. Byte figures are the engine's own account; the server measures the process itself.

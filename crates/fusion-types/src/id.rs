@@ -16,7 +16,9 @@ macro_rules! ids {
 
             /// A fresh id.
             pub fn generate() -> Self {
-                Self(format!(concat!($prefix, "{}"), uuid::Uuid::now_v7().simple()).into())
+                let mut digits = [0; uuid::fmt::Simple::LENGTH];
+                let own = uuid::Uuid::now_v7().simple().encode_lower(&mut digits);
+                Self([Self::PREFIX, own].concat().into())
             }
 
             /// An id that came from outside; whether it exists is the store's to say.

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, io, marker::PhantomData, time::Duration};
 
 use fusion_types::{
     Error, ErrorCode, Result,
-    chat::{ChatChunk, ChatEvent, Usage},
-    completion::TextChunk,
+    chat::{ChatEvent, Usage},
+    engine::{EngineChoice, EngineChunk},
     error::ErrorBody,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
@@ -25,24 +25,7 @@ pub(crate) type ChatEvents = BoxStream<'static, Result<ChatEvent>>;
 /// How long the child has to end its body once it said that it is done.
 const END_OF_BODY: Duration = Duration::from_millis(200);
 
-/// A piece of an answer, in the shape of its route.
-pub(super) trait Piece: DeserializeOwned + Send + 'static {
-    fn events(self) -> impl Iterator<Item = ChatEvent>;
-}
-
-impl Piece for ChatChunk {
-    fn events(self) -> impl Iterator<Item = ChatEvent> {
-        self.into_events()
-    }
-}
-
-impl Piece for TextChunk {
-    fn events(self) -> impl Iterator<Item = ChatEvent> {
-        self.into_events()
-    }
-}
-
-struct Reader<P> {
+struct Reader<C> {
     client: Client,
     response: Response,
     parser: Parser,
@@ -54,12 +37,15 @@ struct Reader<P> {
     /// Whether the usage was told.
     counted: bool,
     ended: bool,
-    shape: PhantomData<fn() -> P>,
+    shape: PhantomData<fn() -> C>,
 }
 
-pub(super) fn events<P: Piece>(client: Client, response: Response) -> ChatEvents {
+pub(super) fn events<C>(client: Client, response: Response) -> ChatEvents
+where
+    C: EngineChoice + DeserializeOwned + 'static,
+{
     // Boxed, as it is moved into and out of each wait for an event.
-    let reader = Box::new(Reader::<P> {
+    let reader = Box::new(Reader::<C> {
         client,
         response,
         parser: Parser::default(),
@@ -77,7 +63,7 @@ pub(super) fn events<P: Piece>(client: Client, response: Response) -> ChatEvents
     .boxed()
 }
 
-impl<P: Piece> Reader<P> {
+impl<C: EngineChoice + DeserializeOwned> Reader<C> {
     async fn next(&mut self) -> Option<Result<ChatEvent>> {
         while self.ready.is_empty() && !self.ended {
             if let Err(error) = self.read().await {
@@ -130,13 +116,13 @@ impl<P: Piece> Reader<P> {
                 Err(unreadable("it ended without a reason to finish"))
             };
         }
-        let piece: P = if self.client.is_foreign() {
+        let chunk: EngineChunk<C> = if self.client.is_foreign() {
             translate::chunk(data)?
         } else {
             serde_json::from_str(data).map_err(|error| unreadable(&error.to_string()))?
         };
         let before = self.ready.len();
-        for event in piece.events() {
+        for event in chunk.into_events() {
             self.hear(event);
         }
         // An error looks like a chunk that says nothing. Looking for one in each event would cost more than the events do.

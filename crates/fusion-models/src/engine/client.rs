@@ -10,8 +10,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusion_types::{
     Class, Error, ErrorCode, Result,
-    chat::{ChatChunk, ChatRequest},
-    completion::{CompletionRequest, TextChunk},
+    chat::{ChatRequest, ChunkChoice},
+    completion::{CompletionRequest, TextChoice},
     embedding::{EmbedRequest, Vectors},
     engine::{EngineLimits, TokenizeRequest, TokenizeResponse},
     error::ErrorBody,
@@ -88,7 +88,7 @@ impl Client {
                 Box::pin(self.post(PATH, &body)).await?
             }
         };
-        Ok(chat::events::<ChatChunk>(self.clone(), response))
+        Ok(chat::events::<ChunkChoice>(self.clone(), response))
     }
 
     /// The same for a text without a template.
@@ -105,7 +105,7 @@ impl Client {
                 Box::pin(self.post(PATH, &body)).await?
             }
         };
-        Ok(chat::events::<TextChunk>(self.clone(), response))
+        Ok(chat::events::<TextChoice>(self.clone(), response))
     }
 
     pub(crate) async fn embed(&self, request: &EmbedRequest, fingerprint: &str) -> Result<Vectors> {

@@ -112,12 +112,15 @@ mod tests {
     use fusion_types::chat::{ChatEvent, Delta, FinishReason, Role, Usage};
     use proptest::prelude::*;
 
-    use fusion_types::chat::ChatChunk;
+    use fusion_types::{chat::ChunkChoice, engine::EngineChunk};
 
     use super::*;
 
     fn events(data: &str) -> Vec<ChatEvent> {
-        chunk::<ChatChunk>(data).unwrap().into_events().collect()
+        chunk::<EngineChunk<ChunkChoice>>(data)
+            .unwrap()
+            .into_events()
+            .collect()
     }
 
     #[test]
@@ -167,7 +170,9 @@ mod tests {
         assert_eq!(error.code, ErrorCode::ContextLengthExceeded);
         assert!(error_of(b"<html>", ErrorCode::InvalidValue).is_none());
         assert_eq!(
-            chunk::<ChatChunk>(r#"{"error":"b"}"#).unwrap_err().message,
+            chunk::<EngineChunk<ChunkChoice>>(r#"{"error":"b"}"#)
+                .unwrap_err()
+                .message,
             "b"
         );
     }
@@ -175,8 +180,8 @@ mod tests {
     proptest! {
         #[test]
         fn junk_is_an_error_and_nothing_worse(text in "[ -~]{0,60}", inner in "[ -~]{0,30}") {
-            let _ = chunk::<ChatChunk>(&text);
-            let _ = chunk::<ChatChunk>(&format!(r#"{{"choices":[{{"delta":{inner}}}],"usage":{inner}}}"#));
+            let _ = chunk::<EngineChunk<ChunkChoice>>(&text);
+            let _ = chunk::<EngineChunk<ChunkChoice>>(&format!(r#"{{"choices":[{{"delta":{inner}}}],"usage":{inner}}}"#));
             let _ = error_of(text.as_bytes(), ErrorCode::InvalidValue);
         }
     }

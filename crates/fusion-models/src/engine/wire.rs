@@ -100,13 +100,13 @@ impl Wire {
         path: &str,
         body: Bytes,
     ) -> Result<Response, WireError> {
-        let request = self.request(class, &method, path, body.len());
+        let request = self.request(class, &method, path, &body);
         let request = request.map_err(io::Error::from)?;
         let mut connection = match self.idle() {
             Some(connection) => connection,
             None => Box::pin(Connection::open(&self.0.address)).await?,
         };
-        let head = connection.exchange(&request, &body).await?;
+        let head = connection.exchange(&request).await?;
         Ok(Response {
             status: head.status,
             body: head.body,
@@ -121,7 +121,7 @@ impl Wire {
         class: Option<Class>,
         method: &Method,
         path: &str,
-        body: usize,
+        body: &[u8],
     ) -> Result<Vec<u8>, Malformed> {
         const JSON: (&str, &str) = ("content-type", "application/json");
         match (&self.0.address, class) {
@@ -167,13 +167,13 @@ impl Connection {
     }
 
     /// Sends a request and reads the head of its answer.
-    async fn exchange(&mut self, head: &[u8], body: &[u8]) -> Result<Head, WireError> {
+    async fn exchange(&mut self, request: &[u8]) -> Result<Head, WireError> {
         let Self {
             socket, received, ..
         } = self;
         let written = async {
             // A child may refuse before it has read all, so that the answer tells and not whether it took everything.
-            let _ = socket.write(head, body).await;
+            let _ = socket.write(request).await;
             std::future::pending().await
         };
         tokio::select! {

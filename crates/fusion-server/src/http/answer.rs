@@ -1,18 +1,17 @@
 //! Errors and JSON bodies in the contract's shape: nothing else leaves as an error.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
 use fusion_types::{Error, ErrorCode, error::ErrorBody, json};
-use futures::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -50,6 +49,13 @@ impl IntoResponse for Failure {
     }
 }
 
+/// A whole answer as JSON. Room for most of them is there from the beginning.
+pub(crate) fn json_answer(answer: &impl Serialize) -> Answer<Response> {
+    let mut body = Vec::with_capacity(1 << 10);
+    serde_json::to_writer(&mut body, answer).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
 /// What a 429 suggests where its cause knows no better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -78,20 +84,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
 }
 
 /// Reads a whole body. One that is too large is read to its end, within reason, so that the client gets to see the answer.
-pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
-    let mut stream = body.into_data_stream();
+pub(crate) async fn read_body(mut body: Body, limit: usize) -> Answer<Bytes> {
     let mut gathered = BytesMut::new();
     let mut total = 0;
-    while let Some(piece) = timeout(SILENCE, stream.next())
-        .await
-        .map_err(|_| silent())?
-    {
-        let piece = piece.map_err(|error| {
-            Error::new(
-                ErrorCode::InvalidJson,
-                format!("the body broke off: {error}"),
-            )
-        })?;
+    while let Some(piece) = next_piece(&mut body).await? {
         total += piece.len();
         if total > limit.saturating_mul(READ_ON) {
             break;
@@ -104,6 +100,26 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Answer<Bytes> {
         return Err(too_large(limit).into());
     }
     Ok(gathered.freeze())
+}
+
+/// `None` at the end, which is known without asking where the length was told.
+async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Error> {
+    while !body.is_end_stream() {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        match timeout(SILENCE, frame).await.map_err(|_| silent())? {
+            Some(Ok(frame)) => {
+                if let Ok(piece) = frame.into_data() {
+                    return Ok(Some(piece));
+                }
+            }
+            Some(Err(error)) => {
+                let why = format!("the body broke off: {error}");
+                return Err(Error::new(ErrorCode::InvalidJson, why));
+            }
+            None => break,
+        }
+    }
+    Ok(None)
 }
 
 /// A client that sends nothing for this long in the middle of a body has gone.

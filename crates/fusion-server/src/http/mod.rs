@@ -31,7 +31,7 @@ use axum::{
 use tower::layer::layer_fn;
 
 use crate::{config::Features, nodes::wire, state::App};
-use answer::{Answer, Failure, JsonBody, PathParams, QueryParams, WholeBody};
+use answer::{Answer, Failure, JsonBody, PathParams, QueryParams, WholeBody, json_answer};
 use context::{Caller, Observed};
 pub(crate) use lanes::Lanes;
 pub(crate) use listen::serve;

@@ -1,8 +1,9 @@
 //! Whatever JSON comes is read or refused with the contract's codes, and what was read is written as it was.
 
 use fusion_types::{
-    chat::{ChatChunk, ChatRequest},
+    chat::{ChatRequest, ChunkChoice},
     embedding::EmbedRequest,
+    engine::EngineChunk,
     error::ErrorBody,
     json,
     rerank::RerankRequest,
@@ -148,7 +149,7 @@ proptest! {
 
     #[test]
     fn a_chunk_is_read_or_refused(body in prop_oneof![hostile::json(NAMES), hostile::spoiled(chunk(), NAMES)]) {
-        read::<ChatChunk>(body)?;
+        read::<EngineChunk<ChunkChoice>>(body)?;
     }
 
     #[test]
@@ -183,7 +184,7 @@ proptest! {
 fn the_good_bodies_are_good() {
     let request = ChatRequest::read(chat()).unwrap();
     assert_eq!(request.messages.len(), 4);
-    json::parse_value::<ChatChunk>(chunk()).unwrap();
+    json::parse_value::<EngineChunk<ChunkChoice>>(chunk()).unwrap();
     let plain = serde_json::to_vec(&plain_chat()).unwrap();
     assert!(ChatRequest::read_plain(&plain).unwrap().is_some());
 }

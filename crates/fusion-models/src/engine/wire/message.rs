@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use httparse::Status;
 
+/// Bytes of a request's head, as a rule.
+const MOST_HEAD: usize = 256;
 /// Headers of an answer that are looked at.
 const MOST_HEADERS: usize = 64;
 /// A head, a chunk's size or a trailer longer than this isn't one.
@@ -15,7 +17,7 @@ const LONGEST: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) &'static str);
 
-/// A request's head. The path is one of ours or of the configuration.
+/// A request, head and body. The path is one of ours or of the configuration.
 ///
 /// # Errors
 /// For a path that can't stand in a head.
@@ -23,20 +25,25 @@ pub(super) fn request(
     method: &Method,
     path: &str,
     headers: &[(&str, &str)],
-    body: usize,
+    body: &[u8],
 ) -> Result<Vec<u8>, Malformed> {
     if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Malformed("the path"));
     }
-    let mut head = Vec::with_capacity(256);
-    let mut add = |parts: &[&str]| parts.iter().for_each(|part| head.extend(part.as_bytes()));
+    let mut request = Vec::with_capacity(MOST_HEAD + body.len());
+    let mut add = |parts: &[&str]| {
+        parts
+            .iter()
+            .for_each(|part| request.extend(part.as_bytes()))
+    };
     add(&[method.as_str(), " ", path, " HTTP/1.1\r\n"]);
     for (name, value) in headers {
         add(&[name, ": ", value, "\r\n"]);
     }
     // Writing to memory can't fail.
-    let _ = write!(head, "content-length: {body}\r\n\r\n");
-    Ok(head)
+    let _ = write!(request, "content-length: {}\r\n\r\n", body.len());
+    request.extend(body);
+    Ok(request)
 }
 
 /// An answer's head.
@@ -309,13 +316,13 @@ mod tests {
     #[test]
     fn a_request_is_written_as_servers_read_it() {
         let headers = [("host", "engine"), ("x-class", "job")];
-        let written = request(&Method::POST, "/v1/x", &headers, 3).unwrap();
+        let written = request(&Method::POST, "/v1/x", &headers, b"abc").unwrap();
         assert_eq!(
             String::from_utf8(written).unwrap(),
-            "POST /v1/x HTTP/1.1\r\nhost: engine\r\nx-class: job\r\ncontent-length: 3\r\n\r\n"
+            "POST /v1/x HTTP/1.1\r\nhost: engine\r\nx-class: job\r\ncontent-length: 3\r\n\r\nabc"
         );
         for path in ["/a b", "/a\r\nx: y", "a", ""] {
-            assert!(request(&Method::GET, path, &[], 0).is_err(), "{path:?}");
+            assert!(request(&Method::GET, path, &[], &[]).is_err(), "{path:?}");
         }
     }
 

@@ -3,14 +3,15 @@
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
+    io,
     os::fd::OwnedFd,
     task::{Context, Poll, ready},
 };
 
 use rustix::{
     buffer::spare_capacity,
-    io::{Errno, read, writev},
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -44,8 +45,8 @@ impl Socket {
         loop {
             let mut ready = ready!(self.0.poll_read_ready(cx))?;
             let room = buffer.capacity() - buffer.len();
-            match read(self.0.get_ref(), spare_capacity(buffer)) {
-                Ok(count) => {
+            match recv(self.0.get_ref(), spare_capacity(buffer), RecvFlags::empty()) {
+                Ok((count, _)) => {
                     // There is no more, which need not be asked for to be known.
                     if count < room {
                         ready.clear_ready();
@@ -59,16 +60,12 @@ impl Socket {
         }
     }
 
-    pub(super) async fn write(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
+    pub(super) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         let descriptor = self.0.get_ref();
         let mut full: Option<AsyncFd<OwnedFd>> = None;
-        while !head.is_empty() || !body.is_empty() {
-            match writev(descriptor, &[IoSlice::new(head), IoSlice::new(body)]) {
-                Ok(count) => {
-                    let of_head = count.min(head.len());
-                    head = &head[of_head..];
-                    body = &body[count - of_head..];
-                }
+        while !bytes.is_empty() {
+            match send(descriptor, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => {
                     let room = match &full {

@@ -35,7 +35,7 @@ impl About {
         let request_id = request_id.to_string();
         let own = request_id.strip_prefix("req-").unwrap_or(&request_id);
         Self {
-            id: format!("{prefix}-{own}"),
+            id: [prefix, "-", own].concat(),
             created: made.as_seconds(),
             model,
             request_id,

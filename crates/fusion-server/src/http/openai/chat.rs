@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use fusion_orchestrator::choices::{Choices, Wanted};
 use fusion_types::{
     Result,
@@ -19,7 +15,7 @@ use fusion_types::{
 use serde_json::Value;
 
 use super::{
-    super::{Answer, App, Caller, WholeBody},
+    super::{Answer, App, Caller, WholeBody, json_answer},
     about::{About, name_model},
     stream::{self, Chunks, StreamOptions},
 };
@@ -46,7 +42,7 @@ pub(crate) async fn create(
     let mut response = if streamed {
         stream::respond(&app.tasks, choices, ChatChunks::new(about, n), options)
     } else {
-        Json(gather(choices, &about).await?).into_response()
+        json_answer(&gather(choices, &about).await?)?
     };
     name_model(&mut response, &model, route.as_deref());
     Ok(response)
@@ -94,7 +90,7 @@ impl ChatChunks {
     fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk {
         ChatChunk {
             id: self.about.id.clone(),
-            object: ChatChunk::OBJECT.to_owned(),
+            object: ChatChunk::OBJECT,
             created: self.about.created,
             model: self.about.model.clone(),
             choices,

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use fusion_orchestrator::choices::{Choices, Wanted};
 use fusion_types::{
     Error, ErrorCode, Result,
@@ -16,7 +12,7 @@ use fusion_types::{
 use serde_json::Value;
 
 use super::{
-    super::{Answer, App, Caller, JsonBody},
+    super::{Answer, App, Caller, JsonBody, json_answer},
     about::{About, name_model},
     stream::{self, Chunks, StreamOptions},
 };
@@ -41,7 +37,7 @@ pub(crate) async fn create(
         };
         stream::respond(&app.tasks, choices, chunks, options)
     } else {
-        Json(gather(choices, &about).await?).into_response()
+        json_answer(&gather(choices, &about).await?)?
     };
     name_model(&mut response, &model, route.as_deref());
     Ok(response)
@@ -75,7 +71,7 @@ fn choice((index, answer): (usize, WholeAnswer)) -> Result<TextChoice> {
 fn chunk(about: &About, choices: Vec<TextChoice>, usage: Option<Usage>) -> TextChunk {
     TextChunk {
         id: about.id.clone(),
-        object: TextChunk::OBJECT.to_owned(),
+        object: TextChunk::OBJECT,
         created: about.created,
         model: about.model.clone(),
         choices,
