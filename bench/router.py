@@ -117,6 +117,6 @@ The same chat, through each on TCP, to the same kind of engine; both log errors 
 | CPU per request there, server alone | {cpu("fusiond", itemgetter(0)):.0f} µs | {cpu("router", itemgetter(0)):.0f} µs | | requests per CPU-second × {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}] |
 | CPU per request there, with its engine | {cpu("fusiond", sum):.0f} µs | {cpu("router", sum):.0f} µs | | requests per CPU-second × {whole[0]:.2f} [{whole[1]:.2f}, {whole[2]:.2f}] |
 
-The processors are full then, a part of them with the load generator (`wrk`, one thread), which both sides pay alike: that brings the ratio of requests/s closer
-to one, and not that of requests per CPU-second.
+The load is that of all processors then, a part of it the load generator's (`wrk`, one thread), which both sides pay alike and which brings the ratio of
+requests/s closer to one. The figure to go by is that of requests per CPU-second.
 """
