@@ -26,7 +26,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
-    routing::{any, get, post},
+    routing::{MethodRouter, any, get, post},
 };
 use tower::layer::layer_fn;
 
@@ -123,7 +123,7 @@ fn openai() -> Router<Arc<App>> {
         .route("/v1/images/{*operation}", post(not_built))
         .route("/v1/audio/{*operation}", post(not_built))
         .route("/v1/adapters", get(adapters::list))
-        .route("/v1/files", post(files::create).get(files::list))
+        .route("/v1/files", upload(post(files::create)).get(files::list))
         .route("/v1/files/{id}", get(files::get).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))
         .route("/v1/batches", post(batches::create).get(batches::list))
@@ -150,13 +150,14 @@ fn fusion_routes() -> Router<Arc<App>> {
         .route("/runs/{*id}", any(not_built))
 }
 
+/// Without axum's own limit of 2 MB on forms: their bytes are bounded where they are read, with an answer that says so.
+fn upload(route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    route.layer(DefaultBodyLimit::disable())
+}
+
 fn rag_routes() -> Router<Arc<App>> {
     Router::new()
-        // Bodies are bounded where they are read, with an answer that says so.
-        .route(
-            "/ingest",
-            post(rag::ingest).layer(DefaultBodyLimit::disable()),
-        )
+        .route("/ingest", upload(post(rag::ingest)))
         .route("/query", post(rag::query))
         .route("/search", post(rag::search))
         .route(

@@ -37,7 +37,7 @@ async fn a_file_is_kept_until_it_is_deleted() {
     let home = Home::new();
     let server = home.start().await;
     let client = server.client();
-    let text = "a line\n".repeat(100_000);
+    let text = "a line\n".repeat(1_000_000);
     // Whatever the order of the fields.
     let file = Part::text(text.clone()).file_name("the lines.jsonl");
     let form = Form::new().part("file", file).text("purpose", "user_data");
@@ -46,7 +46,7 @@ async fn a_file_is_kept_until_it_is_deleted() {
     let id = file["id"].as_str().unwrap();
     assert!(id.starts_with("file-"));
     assert_eq!(file["object"], "file");
-    assert_eq!(file["bytes"], 700_000);
+    assert_eq!(file["bytes"], 7_000_000);
     assert_eq!(file["filename"], "the lines.jsonl");
     assert_eq!(file["status"], "processed");
     server.kill().await;
