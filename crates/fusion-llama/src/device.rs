@@ -37,8 +37,42 @@ impl Device {
         }
     }
 
+    /// Of a draft model, which is small: whole on a GPU, unless nothing is to be there.
+    pub(crate) fn draft_params(self) -> LlamaModelParams {
+        let params = LlamaModelParams::default();
+        match self.gpu_layers {
+            Some(0) => params.with_n_gpu_layers(0),
+            _ => params,
+        }
+    }
+
     /// Threads that the server allows, but never more than the option says.
     pub(crate) fn allowed(self, threads: u32) -> u32 {
         threads.clamp(1, self.most_threads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_model_is_on_a_gpu_unless_nothing_is_to_be_there() {
+        let layers = |gpu_layers| {
+            let device = Device {
+                gpu_layers,
+                threads: 1,
+                most_threads: 1,
+            };
+            let layers = |params: LlamaModelParams| params.n_gpu_layers();
+            (
+                layers(device.model_params(false)),
+                layers(device.draft_params()),
+            )
+        };
+        let all = LlamaModelParams::default().n_gpu_layers();
+        assert_eq!(layers(None), (all, all));
+        assert_eq!(layers(Some(20)), (20, all));
+        assert_eq!(layers(Some(0)), (0, 0));
     }
 }

@@ -14,10 +14,7 @@ use fusion_engine::{
     },
 };
 use futures::{StreamExt, stream};
-use llama_cpp_4::{
-    common_sampler::CommonSampler,
-    model::{LlamaModel, params::LlamaModelParams},
-};
+use llama_cpp_4::{common_sampler::CommonSampler, model::LlamaModel};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
@@ -82,7 +79,7 @@ impl Engine for Llama {
         let projector = projector_file(launch)?;
         let template = Arc::new(Template::of(&model, launch.option("chat_template")));
         let draft = draft_path(launch)
-            .map(|path| load_draft(&path, &model))
+            .map(|path| load_draft(&path, &shape.device.draft_params(), &model))
             .transpose()?;
         let decode = DecodeThread::start(model.clone(), shape, adapters.clone(), draft)?;
         if let Some(text) = launch.option("warmup") {
@@ -163,7 +160,7 @@ impl Engine for Llama {
             estimate.compute_bytes += shape.stowed_bytes(estimate.context_bytes);
         }
         if let Some(draft) = draft_path(launch) {
-            let (model, context) = (LlamaModelParams::default(), shape.draft_params());
+            let (model, context) = (shape.device.draft_params(), shape.draft_params());
             let own = model_file::estimate(&draft, draft_bytes(&draft)?, &model, &context)?;
             estimate.weights_bytes += own.weights_bytes;
             estimate.compute_bytes += own.context_bytes + own.compute_bytes;

@@ -64,10 +64,14 @@ pub(crate) fn draft_bytes(path: &Path) -> Result<u64> {
 ///
 /// # Errors
 /// `invalid_value` for a file that can't be used, and for a model with another vocabulary.
-pub(crate) fn load_draft(path: &Path, model: &LlamaModel) -> Result<Arc<LlamaModel>> {
+pub(crate) fn load_draft(
+    path: &Path,
+    params: &LlamaModelParams,
+    model: &LlamaModel,
+) -> Result<Arc<LlamaModel>> {
     read(path)?;
     let backend = llama::backend()?;
-    let load = || LlamaModel::load_from_file(backend, path, &LlamaModelParams::default());
+    let load = || LlamaModel::load_from_file(backend, path, params);
     let draft = llama::attempt(load).map_err(|why| unusable(&why))?;
     if draft.is_recurrent() || draft.is_hybrid() {
         return Err(unusable("its memory can't be cut back to what was right"));
