@@ -311,15 +311,12 @@ impl ChunkChoice {
 }
 
 impl EngineChoice for ChunkChoice {
-    fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+    fn said(self) -> (Delta, Option<FinishReason>) {
         let delta = Delta {
             logprobs: self.logprobs.unwrap_or_default().content,
             ..self.delta
         };
-        let says = delta != Delta::default();
-        let delta = says.then_some(ChatEvent::Delta(delta));
-        let finish = self.finish_reason.map(ChatEvent::Finish);
-        delta.into_iter().chain(finish)
+        (delta, self.finish_reason)
     }
 }
 

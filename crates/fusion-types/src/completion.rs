@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    chat::{
-        ChatEvent, Delta, FinishReason, Sampling, TokenLogprob, TopLogprob, Usage, one_or_many,
-    },
+    chat::{Delta, FinishReason, Sampling, TokenLogprob, TopLogprob, Usage, one_or_many},
     engine::EngineChoice,
 };
 
@@ -186,16 +184,13 @@ impl TextChoice {
 }
 
 impl EngineChoice for TextChoice {
-    fn into_events(self) -> impl Iterator<Item = ChatEvent> {
+    fn said(self) -> (Delta, Option<FinishReason>) {
         let delta = Delta {
             content: Some(self.text).filter(|text| !text.is_empty()),
             logprobs: self.logprobs.unwrap_or_default().into_list(),
             ..Delta::default()
         };
-        let says = delta != Delta::default();
-        let delta = says.then_some(ChatEvent::Delta(delta));
-        let finish = self.finish_reason.map(ChatEvent::Finish);
-        delta.into_iter().chain(finish)
+        (delta, self.finish_reason)
     }
 }
 
@@ -230,8 +225,7 @@ mod tests {
         let logprobs = choice.logprobs.clone().unwrap();
         assert_eq!(logprobs.text_offset, [7, 10]);
         assert_eq!(logprobs.tokens, [" né", "e"]);
-        let events: Vec<_> = choice.into_events().collect();
-        assert_eq!(events, [ChatEvent::Delta(delta)]);
+        assert_eq!(choice.said(), (delta, None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    chat::{ChatEvent, Usage},
+    chat::{ChatEvent, Delta, FinishReason, Usage},
     model::{Capability, ModelType},
 };
 
@@ -70,14 +70,19 @@ pub struct EngineChunk<C> {
 
 /// A choice in the shape of its route.
 pub trait EngineChoice {
-    /// The events that it carries, in order.
-    fn into_events(self) -> impl Iterator<Item = ChatEvent>;
+    /// What it adds to the answer, and why that ended.
+    fn said(self) -> (Delta, Option<FinishReason>);
 }
 
 impl<C: EngineChoice> EngineChunk<C> {
     /// The events that it carries, in order.
     pub fn into_events(self) -> impl Iterator<Item = ChatEvent> {
-        let choices = self.choices.into_iter().flat_map(C::into_events);
+        let choices = self.choices.into_iter().flat_map(|choice| {
+            let (delta, finish) = choice.said();
+            let says = delta != Delta::default();
+            let delta = says.then_some(ChatEvent::Delta(delta));
+            delta.into_iter().chain(finish.map(ChatEvent::Finish))
+        });
         choices.chain(self.usage.map(ChatEvent::Usage))
     }
 }
