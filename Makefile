@@ -48,10 +48,11 @@ test: models test-servers ## every test, those on real engines and real models i
 	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/soak.py --seconds 30 --growth 100
 	@FUSIOND_BIN="$(TARGET_DIR)/debug/fusiond" python3 scripts/chaos.py --rounds 5
 
-lint: | setup ## formatting, clippy (warnings are errors), and whether the documents' paths are true
+lint: | setup ## formatting, clippy (warnings are errors), whether the documents' paths are true, and whether macOS's build would be
 	cargo fmt --all --check
 	@python3 scripts/check_docs.py
 	cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/check_mac.sh
 
 bench: build models ## measure and write bench/RESULTS.md
 	@FUSIOND_BIN="$(BIN_DIR)/fusiond" python3 bench/run.py

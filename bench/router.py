@@ -26,6 +26,8 @@ def measure():
     router = os.environ.get("VLLM_ROUTER") or shutil.which("vllm-router")
     if not router:
         return TITLE + "\nSkipped: no vllm-router on PATH (`VLLM_ROUTER` names one; it comes from PyPI).\n"
+    if not shutil.which("wrk"):
+        return TITLE + "\nSkipped: no wrk on PATH (Debian's package is named wrk too).\n"
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "fake.gguf"
         model.write_bytes(b"GGUF")

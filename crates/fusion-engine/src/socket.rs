@@ -71,7 +71,7 @@ impl Connection {
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let stream = self.stream.get_ref();
         loop {
-            match send(stream, bytes, SendFlags::NOSIGNAL) {
+            match send(stream, bytes, SendFlags::empty()) {
                 Err(Errno::WOULDBLOCK) => {}
                 Err(Errno::INTR) => continue,
                 sent => return Poll::Ready(Ok(sent?)),

@@ -152,18 +152,19 @@ impl Gate {
         Some((lease, joins_others || (turns_busy && !has_all_cores)))
     }
 
-    /// Takes a lease back; says whether the registry must know, as somebody may wait for just that.
+    /// Takes back a lease that was out `since` then; says whether the registry must know, as somebody may wait for just that.
     pub(crate) fn leave(
         &self,
         incarnation: Incarnation,
-        now: Instant,
-        held: Duration,
+        since: Instant,
         sample: Option<Sample>,
         failed: bool,
     ) -> bool {
         if let Some(sample) = sample {
             self.tally.count_sample(sample);
         }
+        let now = Instant::now();
+        let held = now.duration_since(since);
         let mut inside = self.lock();
         if inside.process.as_ref().map(|process| process.incarnation) != Some(incarnation) {
             return false;

@@ -60,11 +60,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (now, failed) = (Instant::now(), self.error.is_some());
-        let held = now.duration_since(self.since);
+        let failed = self.error.is_some();
         let matters = self
             .gate
-            .leave(self.incarnation, now, held, self.sample, failed);
+            .leave(self.incarnation, self.since, self.sample, failed);
         let message = match self.error.take() {
             Some(error) => Message::Failed {
                 model: self.model.clone(),

@@ -64,7 +64,7 @@ impl Socket {
         let descriptor = self.0.get_ref();
         let mut full: Option<AsyncFd<OwnedFd>> = None;
         while !bytes.is_empty() {
-            match send(descriptor, bytes, SendFlags::NOSIGNAL) {
+            match send(descriptor, bytes, SendFlags::empty()) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => {
